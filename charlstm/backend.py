@@ -1,0 +1,77 @@
+"""TensorFlow's start: quiet, and on the cores that this process may use.
+
+This module itself imports nothing heavy; `start_tensorflow` does, and must be
+called before `model` or `training` is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use.
+
+    Returns:
+        The affinity mask's size, or less where a cgroup (a container) allows
+        less; at least 1.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]
+        if quota != "max":
+            cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(1, cores)
+
+
+def start_tensorflow(*, threads: int, random_seed: int) -> None:
+    """Import TensorFlow without its start-up messages and set its threads.
+
+    Args:
+        threads: Cores to use.
+        random_seed: For what Keras itself draws (dropout of recipe article).
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with _quiet_stderr():
+        import keras
+        import tensorflow as tf
+
+        with contextlib.suppress(RuntimeError):  # already started, as in tests
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
+        tf.get_logger().setLevel("ERROR")
+        keras.utils.set_random_seed(random_seed % 2**32)
+        tf.zeros(1)  # starts the runtime, which has more to say
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hold back what C++ writes to stderr; an error shows it after all."""
+    if "CHARLSTM_DEBUG" in os.environ:
+        yield
+        return
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as held:
+            os.dup2(held.fileno(), 2)
+            try:
+                yield
+            except BaseException:
+                held.seek(0)
+                os.write(saved, held.read())
+                raise
+            finally:
+                os.dup2(saved, 2)
+    finally:
+        os.close(saved)

@@ -1,0 +1,246 @@
+"""Which characters are trained together, and in which order.
+
+Two orders, each a pure function of (random seed, epoch), so that a resumed run
+goes on with the very batches that it would have seen.
+
+*Streams* (recipe default). The text is a ring, cut into `batch_size` equal
+rows; a step takes the next `seq_length` characters of every row, so row b of
+step s+1 goes on where row b of step s ended and the state can be carried:
+
+    row 0   | step 0 | step 1 | step 2 | …
+    row 1   | step 0 | step 1 | step 2 | …
+
+Each epoch turns the ring by a random number of characters, so rows begin at
+other places and windows are cut elsewhere.
+
+*Windows* (recipe article). All windows with stride 1, one label each, in a
+shuffled order that is computed and never stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """Contiguous rows over a ring of characters.
+
+    Attributes:
+        ids: `(characters,)` unsigned ids of the training part.
+        batch_size: Rows.
+        seq_length: Characters of a row in one step.
+        random_seed: Fixes where each epoch begins.
+    """
+
+    ids: npt.NDArray[np.unsignedinteger]
+    batch_size: int
+    seq_length: int
+    random_seed: int
+
+    def __post_init__(self) -> None:
+        """Check that every row holds at least one window."""
+        if self.steps_per_epoch < 1:
+            raise ValueError(
+                f"{len(self.ids)} characters cannot fill {self.batch_size} rows "
+                f"of {self.seq_length}"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one pass; a remainder shorter than a window waits for another turn."""
+        return len(self.ids) // self.batch_size // self.seq_length
+
+    @property
+    def characters_per_step(self) -> int:
+        """Characters that a step learns from."""
+        return self.batch_size * self.seq_length
+
+    def batch(self, step: int) -> tuple[Ids, Ids, bool]:
+        """Return the batch of a step.
+
+        Args:
+            step: Counted from 0 over all epochs.
+
+        Returns:
+            Inputs and targets, `(batch, seq_length)` int32, the targets one
+            character later; and whether an epoch begins, so that the state
+            must start from zero.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        n_chars = len(self.ids)
+        turn = int(_rng(self.random_seed, epoch).integers(n_chars))
+        row_length = n_chars // self.batch_size
+        starts = turn + np.arange(self.batch_size) * row_length + position * self.seq_length
+        index = (starts[:, None] + np.arange(self.seq_length + 1)) % n_chars
+        rows = self.ids[index].astype(np.int32)  # (batch, seq_length + 1)
+        return rows[:, :-1], rows[:, 1:], position == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ShuffledWindows:
+    """Every window with stride 1 and the character after it, shuffled each epoch.
+
+    Attributes:
+        ids: `(characters,)` unsigned ids.
+        batch_size: Windows trained together; the last batch may be smaller.
+        seq_length: Characters of a window.
+        random_seed: Fixes the shuffle.
+    """
+
+    ids: npt.NDArray[np.unsignedinteger]
+    batch_size: int
+    seq_length: int
+    random_seed: int
+
+    @property
+    def n_windows(self) -> int:
+        """Windows in one pass: characters - seq_length."""
+        return len(self.ids) - self.seq_length
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one pass, the smaller last one included."""
+        return -(-self.n_windows // self.batch_size)
+
+    @property
+    def characters_per_step(self) -> int:
+        """Characters that a full step learns to predict: one a window."""
+        return self.batch_size
+
+    def batch(self, step: int) -> tuple[Ids, Ids, bool]:
+        """Return the batch of a step.
+
+        Args:
+            step: Counted from 0 over all epochs.
+
+        Returns:
+            Inputs `(batch, seq_length)` int32, targets `(batch,)` int32, and
+            True, because no state is carried.
+        """
+        epoch, position = divmod(step, self.steps_per_epoch)
+        first = position * self.batch_size
+        index = np.arange(first, min(first + self.batch_size, self.n_windows))
+        starts = permute(index, n=self.n_windows, key=(self.random_seed, epoch))
+        inputs = self.ids[starts[:, None] + np.arange(self.seq_length)].astype(np.int32)
+        targets = self.ids[starts + self.seq_length].astype(np.int32)
+        return inputs, targets, True
+
+
+def _rng(random_seed: int, epoch: int) -> np.random.Generator:
+    return np.random.default_rng([random_seed, epoch])
+
+
+def permute(
+    index: npt.NDArray[np.integer], *, n: int, key: tuple[int, int]
+) -> npt.NDArray[np.int64]:
+    """Apply a pseudo-random permutation of 0 … n-1 in constant memory.
+
+    A balanced Feistel network of six rounds over the next even power of two;
+    results outside the range are sent through again (cycle walking), which
+    keeps it a bijection.
+
+    Args:
+        index: Positions in [0, n).
+        n: Size of the set.
+        key: Fixes the permutation, here (random seed, epoch).
+
+    Returns:
+        Where each position is sent, int64 of the same shape.
+
+    References:
+        Black & Rogaway, 2002, Ciphers with Arbitrary Finite Domains.
+    """
+    half_bits = max(1, -(-(n - 1).bit_length() // 2))
+    mask = np.uint64((1 << half_bits) - 1)
+    shift = np.uint64(half_bits)
+    round_keys = np.random.default_rng(key).integers(0, 2**64, size=6, dtype=np.uint64)
+    values = np.asarray(index, dtype=np.uint64).copy()
+    pending = np.ones(values.shape, dtype=bool)
+    while pending.any():
+        left, right = values[pending] >> shift, values[pending] & mask
+        for round_key in round_keys:
+            left, right = right, left ^ (_mix(right ^ round_key) & mask)
+        values[pending] = (left << shift) | right
+        pending = values >= n
+    return values.astype(np.int64)
+
+
+def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Scramble 64-bit words (the finaliser of SplitMix64, Steele et al., 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+# --- the rows of an evaluation ----------------------------------------------
+
+MAX_EVALUATION_ROWS = 64
+MIN_EVALUATION_ROW = 1_000
+WARM_UP_CHARACTERS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationRows:
+    """The one way a text is cut for its loss, for Keras and NumPy alike.
+
+    The text becomes at most 64 equal contiguous rows (fewer when they would be
+    shorter than 1,000 characters). Each row's state is warmed, unscored, on
+    the 200 characters before the row and carried along it. The text's first
+    character has nothing before it and is not scored.
+
+    Attributes:
+        ids: `(characters,)` unsigned ids, at least 2.
+    """
+
+    ids: npt.NDArray[np.integer]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that run side by side."""
+        return max(1, min(MAX_EVALUATION_ROWS, len(self.ids) // MIN_EVALUATION_ROW))
+
+    @property
+    def n_scored(self) -> int:
+        """Characters that count: all but the first."""
+        return len(self.ids) - 1
+
+    @property
+    def _bounds(self) -> npt.NDArray[np.int64]:
+        return np.arange(self.n_rows + 1, dtype=np.int64) * len(self.ids) // self.n_rows
+
+    @property
+    def width(self) -> int:
+        """Steps that the longest row takes, warming included."""
+        bounds = self._bounds
+        return int((bounds[1:] - 1 - self._feed_starts).max())
+
+    @property
+    def _feed_starts(self) -> npt.NDArray[np.int64]:
+        return np.maximum(0, self._bounds[:-1] - WARM_UP_CHARACTERS)
+
+    def chunk(self, start: int, length: int) -> tuple[Ids, Ids, npt.NDArray[np.bool_]]:
+        """Return some consecutive steps of all rows.
+
+        Args:
+            start: First step, in [0, width).
+            length: Number of steps; those past a row's end are not scored.
+
+        Returns:
+            Inputs and targets, `(rows, length)` int32, and `(rows, length)`
+            bool, True where the target is scored.
+        """
+        bounds = self._bounds
+        # Rows are aligned at the left: the first has no warm-up and ends sooner.
+        index = self._feed_starts[:, None] + np.arange(start, start + length)
+        target_index = index + 1
+        is_scored = (target_index >= bounds[:-1, None]) & (target_index < bounds[1:, None])
+        last = len(self.ids) - 1
+        inputs = self.ids[np.minimum(index, last)].astype(np.int32)
+        targets = self.ids[np.minimum(target_index, last)].astype(np.int32)
+        return inputs, targets, is_scored

@@ -1,0 +1,236 @@
+"""Every choice that shapes a run, as frozen dataclasses with checked ranges.
+
+`NetworkConfig` is what the weights depend on, `TrainingConfig` how they are
+trained; `recipe_defaults` gives both for a named recipe and a corpus size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal, get_args
+
+from charlstm.errors import ConfigError
+
+RecipeName = Literal["default", "article"]
+InputKind = Literal["one_hot", "scaled"]
+
+SEQ_LENGTH = 50
+VAL_FRACTION = 0.1
+# The article's choices, where the default recipe does otherwise.
+ARTICLE_BATCH_SIZE = 30
+ARTICLE_EPOCHS = 100
+ARTICLE_LEARNING_RATE = 1e-3
+ARTICLE_DROPOUT = 0.2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The shape of the network, fixed for the life of a model.
+
+    Attributes:
+        vocabulary_size: Number of characters, at least 2.
+        units: Hidden units of each LSTM layer.
+        layers: LSTM layers, one above the other.
+        seq_length: Characters in a training window; for a model without
+            carried state also all that it ever looks back.
+        input: "one_hot" characters, or "scaled": one number, id / size.
+        carries_state: Whether the state goes on from window to window.
+    """
+
+    vocabulary_size: int
+    units: int = 300
+    layers: int = 2
+    seq_length: int = SEQ_LENGTH
+    input: InputKind = "one_hot"
+    carries_state: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_int("the vocabulary size", self.vocabulary_size, low=2, high=0x110000)
+        check_int("units", self.units, low=1, high=16_384)
+        check_int("layers", self.layers, low=1, high=64)
+        check_int("seq-length", self.seq_length, low=1, high=100_000)
+        if self.input not in get_args(InputKind):
+            raise ConfigError(f"input must be one of {get_args(InputKind)}, not {self.input!r}")
+
+    @property
+    def input_size(self) -> int:
+        """Width of one input step: the vocabulary, or 1 for scaled ids."""
+        return self.vocabulary_size if self.input == "one_hot" else 1
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers: 4·(inputs + units + 1)·units a layer, and the softmax."""
+        inputs = [self.input_size] + [self.units] * (self.layers - 1)
+        lstm = sum(4 * self.units * (n + self.units + 1) for n in inputs)
+        return lstm + (self.units + 1) * self.vocabulary_size
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How a model is trained. Budgets are totals, also after `--resume`.
+
+    Attributes:
+        recipe: Which set of defaults this began as.
+        epochs: Passes over the training characters, may be fractional; None
+            when `minutes` or the corpus size decides.
+        minutes: Wall time of the whole command, start-up included; None for
+            no limit.
+        batch_size: Rows trained together. More rows are faster for each
+            character and learn less from it.
+        dropout: Share of each layer's outputs dropped while training
+            (Zaremba et al., 2014). More for small texts.
+        learning_rate: Adam's step size at its peak.
+        clip_norm: Largest norm of the whole gradient (Pascanu et al., 2013);
+            None leaves it alone.
+        val_fraction: Share of the text, its end, kept from training; 0 for none.
+        patience: Evaluations without a better loss before an early stop; 0
+            for no early stop.
+        lowercase: Whether the text is lower-cased first.
+        random_seed: Fixes initial weights, dropout and order.
+        threads: CPU cores to use.
+    """
+
+    recipe: RecipeName = "default"
+    epochs: float | None = None
+    minutes: float | None = None
+    batch_size: int = 32
+    dropout: float = 0.3
+    learning_rate: float = 4e-3
+    clip_norm: float | None = 1.0
+    val_fraction: float = VAL_FRACTION
+    patience: int = 10
+    lowercase: bool = False
+    random_seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.recipe not in get_args(RecipeName):
+            raise ConfigError(f"recipe must be one of {get_args(RecipeName)}, not {self.recipe!r}")
+        if self.epochs is not None:
+            check_float("epochs", self.epochs, low=0, low_open=True)
+        if self.minutes is not None:
+            check_float("minutes", self.minutes, low=0, low_open=True)
+        check_int("batch-size", self.batch_size, low=1, high=1_000_000)
+        check_float("dropout", self.dropout, low=0, high=1, high_open=True)
+        check_float("learning-rate", self.learning_rate, low=0, low_open=True, high=10)
+        if self.clip_norm is not None:
+            check_float("clip-norm", self.clip_norm, low=0, low_open=True)
+        check_float("val-fraction", self.val_fraction, low=0, high=0.9)
+        check_int("patience", self.patience, low=0, high=1_000_000)
+        check_int("random-seed", self.random_seed, low=0, high=2**63 - 1)
+        check_int("threads", self.threads, low=1, high=4_096)
+
+
+def check_int(name: str, value: Any, *, low: int, high: int) -> None:
+    """Check that a setting is a whole number in a closed range.
+
+    Args:
+        name: What a person calls the setting.
+        value: What was given.
+        low: Smallest allowed value.
+        high: Largest allowed value.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ConfigError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+
+
+def check_float(
+    name: str,
+    value: Any,
+    *,
+    low: float,
+    high: float = math.inf,
+    low_open: bool = False,
+    high_open: bool = False,
+) -> None:
+    """Check that a setting is a finite number in a range.
+
+    Args:
+        name: What a person calls the setting.
+        value: What was given.
+        low: Lower end of the range.
+        high: Upper end; infinity for none.
+        low_open: Whether `low` itself is refused.
+        high_open: Whether `high` itself is refused.
+
+    Raises:
+        ConfigError: If it is not a finite number in the range.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if (
+        not is_number
+        or not math.isfinite(value)
+        or value < low
+        or value > high
+        or (low_open and value == low)
+        or (high_open and value == high)
+    ):
+        lower = f"above {low:g}" if low_open else f"at least {low:g}"
+        upper = "" if math.isinf(high) else f" and {'below' if high_open else 'at most'} {high:g}"
+        raise ConfigError(f"{name} must be a finite number {lower}{upper}, not {value!r}")
+
+
+def default_training_characters(n_train: int) -> int:
+    """Decide how much to train when no budget is given.
+
+    Small texts are read many times, large ones once or less: the number of
+    characters trained on grows as the square root of the text, up to 40
+    million (half an hour or so on two cores).
+
+    Args:
+        n_train: Characters of the training part.
+
+    Returns:
+        Characters to train on in all.
+    """
+    return int(min(40e6, 5e6 * math.sqrt(n_train / 90_000)))
+
+
+def adapted_dropout(n_train: int) -> float:
+    """Choose dropout by the size of the text: small texts over-fit sooner.
+
+    Args:
+        n_train: Characters of the training part.
+
+    Returns:
+        0.5 up to 200,000 characters, then less, 0 from 20 million on.
+    """
+    if n_train <= 200_000:
+        return 0.5
+    share = math.log(n_train / 200_000) / math.log(100)
+    return round(max(0.0, 0.5 * (1 - share)), 2)
+
+
+def recipe_defaults(recipe: RecipeName, *, n_train: int) -> TrainingConfig:
+    """Return a recipe's training choices for a corpus of a given size.
+
+    Args:
+        recipe: "default" or "article".
+        n_train: Characters of the training part.
+
+    Returns:
+        The configuration, with no budget for "default" and the article's 100
+        epochs for "article".
+    """
+    if recipe == "article":
+        return TrainingConfig(
+            recipe="article",
+            epochs=ARTICLE_EPOCHS,
+            batch_size=ARTICLE_BATCH_SIZE,
+            dropout=ARTICLE_DROPOUT,
+            learning_rate=ARTICLE_LEARNING_RATE,
+            clip_norm=None,
+            val_fraction=0.0,
+            patience=0,
+            lowercase=True,
+        )
+    # Small texts cannot fill many rows without each becoming too short to
+    # carry its state anywhere: keep at least ten windows in a row.
+    rows = max(1, min(32, n_train // (10 * SEQ_LENGTH)))
+    return TrainingConfig(batch_size=rows, dropout=adapted_dropout(n_train))

@@ -1,0 +1,207 @@
+"""The two networks in Keras: the article's, and the one with carried state.
+
+Both are made of stock Keras layers, so their weights are those of
+`keras.layers.LSTM` (gates packed i, f, g, o) and `keras.layers.Dense`, named
+as in `checkpoint.weight_shapes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from charlstm.checkpoint import Arrays
+from charlstm.config import NetworkConfig
+
+# One (hidden state h, cell state c) pair a layer, each (batch, units) float32.
+States = list[tuple[tf.Tensor, tf.Tensor]]
+
+
+class StreamLSTM(keras.Model):
+    """The default recipe's network: one-hot characters, state carried along.
+
+    Args:
+        network: Shape; `input` must be "one_hot".
+        dropout: Share of each LSTM layer's outputs dropped while training.
+        random_seed: Fixes initial weights and dropout masks.
+
+    References:
+        Hochreiter & Schmidhuber, 1997, Long Short-Term Memory; Gers et al.,
+        2000 (forget gate); Jozefowicz et al., 2015 (forget-gate bias of 1);
+        Zaremba et al., 2014 (dropout between layers only).
+    """
+
+    def __init__(self, network: NetworkConfig, *, dropout: float, random_seed: int) -> None:
+        """Build the layers with seeded initial weights."""
+        super().__init__(name="stream_lstm")
+        if network.input != "one_hot":
+            raise ValueError("this network reads one-hot characters")
+        self.network = network
+        self.rate = dropout
+        self.random_seed = random_seed
+        self.lstms = [
+            _lstm(network.units, n, random_seed, return_sequences=True, return_state=True)
+            for n in range(network.layers)
+        ]
+        self.dense = _dense(network.vocabulary_size, random_seed, activation=None)
+        n_inputs = network.vocabulary_size
+        for lstm in self.lstms:
+            lstm.build((None, None, n_inputs))
+            n_inputs = network.units
+        self.dense.build((None, None, n_inputs))
+        self.built = True
+
+    def call(
+        self,
+        ids: tf.Tensor,
+        states: States | None = None,
+        *,
+        training: bool = False,
+        step: tf.Tensor | int = 0,
+    ) -> tuple[tf.Tensor, States]:
+        """Read characters and score what comes after each.
+
+        Args:
+            ids: `(batch, time)` int32.
+            states: Where to start; None for zero.
+            training: Whether to drop out.
+            step: Scalar integer; with the random seed it fixes the masks, so
+                that a resumed run drops what the first one would have.
+
+        Returns:
+            `(batch, time, vocab)` float32 logits, and the states after the
+            last character.
+        """
+        if states is None:
+            states = self.zero_states(tf.shape(ids)[0])
+        x = tf.one_hot(ids, self.network.vocabulary_size)  # (batch, time, vocab)
+        after: States = []
+        for n, (lstm, (h, c)) in enumerate(zip(self.lstms, states, strict=True)):
+            x, h, c = lstm(x, initial_state=[h, c])  # (batch, time, units)
+            after.append((h, c))
+            if training and self.rate > 0:
+                seed = tf.stack([self.random_seed % 2**31 + n, tf.cast(step, tf.int32)])
+                x = tf.nn.experimental.stateless_dropout(x, rate=self.rate, seed=seed)
+        return self.dense(x), after
+
+    def zero_states(self, batch: tf.Tensor | int) -> States:
+        """Return the states before the first character.
+
+        Args:
+            batch: Rows.
+
+        Returns:
+            Zeros.
+        """
+        zeros = tf.zeros((batch, self.network.units))
+        return [(zeros, zeros) for _ in self.lstms]
+
+
+def build_article_network(
+    network: NetworkConfig, *, dropout: float, random_seed: int
+) -> keras.Sequential:
+    """Build the article's network, layer by layer.
+
+    `(batch, 50, 1)` ids divided by the vocabulary's size – LSTM(300, all
+    outputs) – Dropout 0.2 – LSTM(300, last output) – Dropout 0.2 – softmax.
+
+    Args:
+        network: Shape; `input` must be "scaled".
+        dropout: Share of each LSTM layer's outputs dropped while training.
+        random_seed: Fixes initial weights and dropout masks.
+
+    Returns:
+        A model from `(batch, seq_length, 1)` float32 to `(batch, vocab)`
+        probabilities.
+    """
+    if network.input != "scaled":
+        raise ValueError("the article's network reads scaled ids")
+    layers: list[Any] = [keras.Input((network.seq_length, 1))]
+    for n in range(network.layers):
+        is_last = n + 1 == network.layers
+        layers.append(_lstm(network.units, n, random_seed, return_sequences=not is_last))
+        layers.append(keras.layers.Dropout(dropout, seed=random_seed % 2**31 + n))
+    layers.append(_dense(network.vocabulary_size, random_seed, activation="softmax"))
+    return keras.Sequential(layers, name="article_lstm")
+
+
+def article_inputs(ids: tf.Tensor | np.ndarray, vocabulary_size: int) -> tf.Tensor:
+    """Scale ids as the article does.
+
+    Args:
+        ids: `(batch, seq_length)` integers.
+        vocabulary_size: What they are divided by.
+
+    Returns:
+        `(batch, seq_length, 1)` float32 in [0, 1).
+    """
+    return tf.cast(ids, tf.float32)[..., None] / float(vocabulary_size)
+
+
+def _lstm(units: int, n: int, random_seed: int, **options: bool) -> keras.layers.LSTM:
+    return keras.layers.LSTM(
+        units,
+        kernel_initializer=keras.initializers.GlorotUniform(seed=random_seed % 2**31 + 10 * n),
+        recurrent_initializer=keras.initializers.Orthogonal(seed=random_seed % 2**31 + 10 * n + 1),
+        name=f"lstm_{n + 1}",
+        **options,
+    )
+
+
+def _dense(size: int, random_seed: int, *, activation: str | None) -> keras.layers.Dense:
+    initializer = keras.initializers.GlorotUniform(seed=random_seed % 2**31 + 1_000)
+    return keras.layers.Dense(
+        size, activation=activation, kernel_initializer=initializer, name="dense"
+    )
+
+
+def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """Return a network's weights under the names that checkpoints use.
+
+    Args:
+        model: A network of this module.
+
+    Returns:
+        Variables by name, in the order of `checkpoint.weight_shapes`.
+    """
+    variables: dict[str, keras.Variable] = {}
+    for layer in _weight_layers(model):
+        cell = getattr(layer, "cell", layer)
+        variables[f"{layer.name}/kernel"] = cell.kernel
+        if cell is not layer:
+            variables[f"{layer.name}/recurrent_kernel"] = cell.recurrent_kernel
+        variables[f"{layer.name}/bias"] = cell.bias
+    return variables
+
+
+def _weight_layers(model: keras.Model) -> Sequence[keras.Layer]:
+    if isinstance(model, StreamLSTM):
+        return [*model.lstms, model.dense]
+    return [layer for layer in model.layers if layer.weights and layer.name != "dropout"]
+
+
+def get_weights(model: keras.Model) -> Arrays:
+    """Copy a network's weights out.
+
+    Args:
+        model: A network of this module.
+
+    Returns:
+        Float32 arrays by name.
+    """
+    return {name: np.array(variable) for name, variable in named_variables(model).items()}
+
+
+def set_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
+    """Put weights into a network.
+
+    Args:
+        model: A network of this module.
+        weights: Arrays by name, all of them.
+    """
+    for name, variable in named_variables(model).items():
+        variable.assign(weights[name])

@@ -1,0 +1,367 @@
+"""What a `train` command will do, decided before TensorFlow is imported.
+
+Everything that can be wrong with a request is found here, within a second:
+the text, the model's folder, the options, and whether a run can go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from charlstm.checkpoint import (
+    CheckpointInfo,
+    list_checkpoints,
+    list_models,
+    load_checkpoint,
+    load_training_state,
+    model_path,
+)
+from charlstm.config import (
+    NetworkConfig,
+    RecipeName,
+    TrainingConfig,
+    recipe_defaults,
+)
+from charlstm.corpus import (
+    PREPARED_FOLDER,
+    Corpus,
+    CorpusOptions,
+    Progress,
+    corpus_name,
+    find_corpus,
+    is_prepared,
+    load_corpus,
+    prepare_corpus,
+    split_corpus,
+)
+from charlstm.errors import (
+    CheckpointError,
+    CorpusError,
+    InputError,
+    ModelExistsError,
+    printable,
+)
+
+_NETWORK_OPTIONS = ("units", "layers", "seq_length")
+# What a resumed run may change; all else would make it another run.
+RESUMABLE_OPTIONS = ("epochs", "minutes", "patience")
+_OPTIONS_OF_TEXT = ("lowercase", "encoding", "normalize", "keep_boilerplate")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingRequest:
+    """What a person asked for.
+
+    Attributes:
+        corpus: As typed; None with `resume` to take the model's own.
+        model: As typed to `--model`, or None.
+        recipe: Typed recipe, or None.
+        resume: Go on with the model.
+        overwrite: Replace the model.
+        typed: Options that were given, by the names of `TrainingConfig`,
+            `NetworkConfig` and `CorpusOptions`.
+        default_threads: Cores to use when not typed.
+    """
+
+    corpus: str | None
+    model: str | None = None
+    recipe: RecipeName | None = None
+    resume: bool = False
+    overwrite: bool = False
+    typed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    default_threads: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """What will be done.
+
+    Attributes:
+        corpus: The prepared text.
+        network: The network's shape.
+        config: How it is trained.
+        model: The model's folder.
+        resume_from: The checkpoint to go on from; None to start.
+        notes: What a person should know, a line each.
+    """
+
+    corpus: Corpus
+    network: NetworkConfig
+    config: TrainingConfig
+    model: Path
+    resume_from: CheckpointInfo | None
+    notes: tuple[str, ...] = ()
+
+
+def plan_training(request: TrainingRequest, *, progress: Progress | None = None) -> TrainingPlan:
+    """Check a request and prepare its text.
+
+    Args:
+        request: What was asked for.
+        progress: Told how far the preparation is.
+
+    Returns:
+        The plan.
+
+    Raises:
+        InputError: If something about the request is wrong.
+        ModelExistsError: If the model exists and neither going on nor
+            overwriting was asked for.
+        CheckpointError: If the checkpoint to go on from is damaged.
+        OutputError: If the prepared text cannot be written.
+    """
+    if request.resume:
+        plan = _plan_resume(request, progress)
+        if plan is not None:
+            return plan
+    if request.corpus is None:
+        raise InputError("there is no text to train on", hint="charlstm train macbeth.txt")
+    # Settings and the folder are checked first: they cost nothing.
+    recipe = request.recipe or "default"
+    _training_config(recipe, request, n_train=1_000_000)
+    source = None if request.corpus == "-" else find_corpus(request.corpus)
+    model = _model_folder(request, source)
+    notes: list[str] = []
+    if list_checkpoints(model):
+        if not request.overwrite:
+            raise ModelExistsError(
+                f"the model {printable(str(model))} exists",
+                hint="--resume goes on with it, --overwrite replaces it, --model names another",
+            )
+    elif request.resume:
+        notes.append(f"{printable(str(model))} has no checkpoint yet: starting from the beginning")
+    _refuse_foreign_folder(model)
+
+    options = _text_options(request, lowercase=recipe_defaults(recipe, n_train=1).lowercase)
+    seq_length = request.typed.get("seq_length", NetworkConfig(vocabulary_size=2).seq_length)
+    val_fraction = request.typed.get(
+        "val_fraction", recipe_defaults(recipe, n_train=1).val_fraction
+    )
+    corpus = _prepared(
+        source,
+        options,
+        request,
+        seq_length=seq_length,
+        val_fraction=val_fraction,
+        progress=progress,
+    )
+    split = split_corpus(
+        len(corpus.ids), seq_length=seq_length, val_fraction=val_fraction, name=corpus.name
+    )
+    config = _training_config(recipe, request, n_train=split.train_characters)
+    if corpus.options.lowercase != config.lowercase:
+        config = dataclasses.replace(config, lowercase=corpus.options.lowercase)
+    network = NetworkConfig(
+        vocabulary_size=len(corpus.vocabulary),
+        input="one_hot" if recipe == "default" else "scaled",
+        carries_state=recipe == "default",
+        **{name: request.typed[name] for name in _NETWORK_OPTIONS if name in request.typed},
+    )
+    rows = split.train_characters // network.seq_length
+    if recipe == "default" and config.batch_size > rows:
+        if "batch_size" in request.typed:
+            raise InputError(
+                f"{split.train_characters:,} characters fill at most {rows} rows of "
+                f"{network.seq_length}, not {config.batch_size}",
+                hint=f"give --batch-size {rows} or less",
+            )
+        config = dataclasses.replace(config, batch_size=rows)
+    if corpus.removed_characters:
+        notes.append(
+            f"left out {corpus.removed_characters:,} characters of Project Gutenberg header "
+            "and licence (--keep-boilerplate keeps them)"
+        )
+    return TrainingPlan(
+        corpus=corpus,
+        network=network,
+        config=config,
+        model=model,
+        resume_from=None,
+        notes=tuple(notes),
+    )
+
+
+def _model_folder(request: TrainingRequest, source: Path | None) -> Path:
+    if request.model is not None:
+        return model_path(request.model)
+    if source is not None and source.is_dir():
+        return model_path(load_corpus(source).name)
+    return model_path(corpus_name(source))
+
+
+def _refuse_foreign_folder(model: Path) -> None:
+    if model.exists() and not model.is_dir():
+        raise InputError(
+            f"{printable(str(model))} is a file, not a model's folder", hint="give another --model"
+        )
+    ours = ("history.jsonl", "samples.jsonl", "step-")
+    if model.is_dir():
+        names = [entry.name for entry in model.iterdir() if not entry.name.startswith(".")]
+        if names and not any(name.startswith(ours) for name in names):
+            raise InputError(
+                f"{printable(str(model))} holds other files and no model",
+                hint="give --model a new folder",
+            )
+
+
+def _text_options(request: TrainingRequest, *, lowercase: bool) -> CorpusOptions:
+    typed = {name: request.typed[name] for name in _OPTIONS_OF_TEXT if name in request.typed}
+    return CorpusOptions(**({"lowercase": lowercase} | typed))
+
+
+def _prepared(
+    source: Path | None,
+    options: CorpusOptions,
+    request: TrainingRequest,
+    *,
+    seq_length: int,
+    val_fraction: float,
+    progress: Progress | None,
+) -> Corpus:
+    if source is not None and source.is_dir():
+        corpus = load_corpus(source)
+        for name in _OPTIONS_OF_TEXT:
+            has, wants = getattr(corpus.options, name), getattr(options, name)
+            is_wanted = name in request.typed or (name == "lowercase" and wants)
+            if is_wanted and has != wants:
+                raise CorpusError(
+                    f"{printable(str(source))} was prepared with {name} {has}, not {wants}",
+                    hint="prepare the text again, or give the text itself",
+                )
+        return corpus
+    # Lower-cased and plain forms of a text do not take turns in one folder.
+    name = corpus_name(source) + ("-lowercase" if options.lowercase else "")
+    return prepare_corpus(
+        source,
+        options=options,
+        output=Path(PREPARED_FOLDER) / name,
+        name=corpus_name(source),
+        seq_length=seq_length,
+        val_fraction=val_fraction,
+        progress=progress,
+    )
+
+
+def _training_config(
+    recipe: RecipeName, request: TrainingRequest, *, n_train: int
+) -> TrainingConfig:
+    fields = {f.name for f in dataclasses.fields(TrainingConfig)}
+    typed = {name: value for name, value in request.typed.items() if name in fields}
+    defaults = recipe_defaults(recipe, n_train=n_train)
+    if "minutes" in typed and "epochs" not in typed:
+        typed["epochs"] = None
+    return dataclasses.replace(defaults, **({"threads": request.default_threads} | typed))
+
+
+# --- going on -----------------------------------------------------------------
+
+
+def _plan_resume(request: TrainingRequest, progress: Progress | None) -> TrainingPlan | None:
+    """Plan to go on from the last checkpoint; None if there is no checkpoint yet."""
+    source = None
+    is_missing = False
+    if request.corpus not in (None, "-"):
+        try:
+            source = find_corpus(str(request.corpus))
+        except CorpusError:
+            is_missing = True  # it may have moved; the stored ids serve
+    model = _resumed_model(request, source, is_missing)
+    if model is None:
+        return None
+    info, notes = _last_good(model)
+    checkpoint = load_checkpoint(info)
+    stored, about = checkpoint.config["training"], checkpoint.config["corpus"]
+    config = TrainingConfig(**stored)
+    network = checkpoint.network
+    _refuse_changes(request, config, network, checkpoint.text_options)
+    allowed = {k: v for k, v in request.typed.items() if k in RESUMABLE_OPTIONS}
+    config = dataclasses.replace(config, **allowed)
+    if source is not None and not source.is_dir():
+        corpus = _prepared(
+            source,
+            checkpoint.text_options,
+            dataclasses.replace(request, typed={}),
+            seq_length=network.seq_length,
+            val_fraction=config.val_fraction,
+            progress=progress,
+        )
+    else:
+        folder = source or Path(about["path"])
+        if not is_prepared(folder):
+            raise CorpusError(
+                f"the prepared text {printable(str(folder))} of this model is gone",
+                hint="give the text: charlstm train TEXT --resume",
+            )
+        corpus = load_corpus(folder)
+        if is_missing:
+            notes.append(f"{printable(str(request.corpus))} is not there: using the stored ids")
+    if corpus.sha256 != about["sha256"] or corpus.vocabulary != checkpoint.vocabulary:
+        raise InputError(
+            f"the text is not the one that {printable(str(model))} was trained on "
+            f"(sha256 {corpus.sha256[:12]}…, not {about['sha256'][:12]}…)",
+            hint="give the same text, or train another model with --model",
+        )
+    return TrainingPlan(
+        corpus=corpus,
+        network=network,
+        config=config,
+        model=model,
+        resume_from=info,
+        notes=(*notes, f"going on from step {info.step:,} (epoch {info.epoch:.2f})"),
+    )
+
+
+def _resumed_model(request: TrainingRequest, source: Path | None, is_missing: bool) -> Path | None:
+    if request.model is not None:
+        model = model_path(request.model)
+    elif request.corpus is None:
+        models = list_models()
+        if not models:
+            raise InputError("there is no model to go on with", hint="charlstm train macbeth.txt")
+        model = models[0]
+    elif is_missing:
+        model = model_path(corpus_name(Path(request.corpus)))
+    else:
+        model = _model_folder(request, source)
+    return model if list_checkpoints(model) else None
+
+
+def _last_good(model: Path) -> tuple[CheckpointInfo, list[str]]:
+    notes: list[str] = []
+    for info in reversed(list_checkpoints(model)):
+        try:
+            load_checkpoint(info)
+            load_training_state(info)
+        except CheckpointError as error:
+            notes.append(f"warning: {error.message}; trying the checkpoint before it")
+        else:
+            return info, notes
+    raise CheckpointError(
+        f"no checkpoint of {printable(str(model))} can be read: {notes[0]}",
+        hint="--overwrite begins anew",
+    )
+
+
+def _refuse_changes(
+    request: TrainingRequest,
+    config: TrainingConfig,
+    network: NetworkConfig,
+    options: CorpusOptions,
+) -> None:
+    stored: dict[str, Any] = (
+        dataclasses.asdict(options) | dataclasses.asdict(config) | dataclasses.asdict(network)
+    )
+    wanted = dict(request.typed)
+    if request.recipe is not None:
+        wanted["recipe"] = request.recipe
+    for name, value in wanted.items():
+        if name not in RESUMABLE_OPTIONS and stored.get(name, value) != value:
+            raise InputError(
+                f"--{name.replace('_', '-')} {value} differs from the model's {stored[name]}",
+                hint="with --resume only "
+                + ", ".join(f"--{n}" for n in RESUMABLE_OPTIONS)
+                + " may change; --model NAME trains another",
+            )

@@ -1,0 +1,811 @@
+"""Training: one loop, from the first step to the last checkpoint.
+
+The loop counts optimizer steps. Everything that shapes the weights is a
+function of (configuration, step): which characters come, what is dropped, the
+learning rate. A checkpoint adds the weights, the optimizer's slots and the
+carried states, so going on from it is the same as never having stopped.
+
+`Trainer` has one subclass for each recipe, which differ in what one step is.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from charlstm import __version__
+from charlstm.batching import EvaluationRows, ShuffledWindows, Streams
+from charlstm.checkpoint import (
+    Arrays,
+    Checkpoint,
+    CheckpointInfo,
+    TrainingState,
+    append_log,
+    best_checkpoint,
+    clear_model,
+    list_checkpoints,
+    load_checkpoint,
+    load_training_state,
+    truncate_logs,
+    write_checkpoint,
+)
+from charlstm.config import NetworkConfig, TrainingConfig, default_training_characters
+from charlstm.corpus import Corpus, split_corpus
+from charlstm.errors import CheckpointError, TrainingError
+from charlstm.generation import LSTMStep, make_reader, one_blas_thread, write_ids
+from charlstm.model import (
+    States,
+    StreamLSTM,
+    article_inputs,
+    build_article_network,
+    get_weights,
+    set_weights,
+)
+from charlstm.progress import Progress, Reporter
+from charlstm.scoring import score_ids
+
+Stopped = Literal["epochs", "minutes", "early", "interrupted"]
+
+CHECKPOINT_SECONDS = 60.0
+EVALUATIONS_IN_A_RUN = 20
+MAX_TRAINING_EVALUATION = 200_000
+MAX_FINAL_EVALUATION = 1_000_000
+WARM_UP_STEPS = 50
+FINAL_LEARNING_RATE = 0.01  # share of the peak
+N_SEED_WINDOWS = 100
+SAMPLE_LENGTH = 160
+ARTICLE_SAMPLE_LENGTH = 60  # each character costs a window
+_EVALUATION_CHUNK = 100
+# A plan of steps is made once the speed is known, from this many seconds of it.
+_SPEED_SECONDS = 2.0
+# The speed of the machine may change; a plan that is off by more is made anew.
+_PLAN_TOLERANCE = 0.05
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """How a run ended.
+
+    Attributes:
+        stopped: Why: "epochs", "minutes", "early" or "interrupted".
+        epochs: Passes over the training text.
+        steps: Optimizer steps.
+        characters: Characters trained on.
+        val_characters: Length of the held-out tail.
+        seconds: Wall time, over all sessions of the run.
+        chars_per_second: Of the training steps after the first, in this
+            session; 0 if there was none.
+        train_loss: Nats/char since the last evaluation but one, or None.
+        val_loss: Last validation loss, or None.
+        best_val_loss: That of the best checkpoint, over the whole tail.
+        best_step: The best checkpoint's step; None if nothing was saved.
+    """
+
+    stopped: Stopped
+    epochs: float
+    steps: int
+    characters: int
+    val_characters: int
+    seconds: float
+    chars_per_second: float
+    train_loss: float | None
+    val_loss: float | None
+    best_val_loss: float | None
+    best_step: int | None
+
+
+@dataclasses.dataclass
+class TrainerState:
+    """What the loop carries from step to step, as stored in `trainer.json`.
+
+    Attributes:
+        step: Optimizer steps done.
+        characters: Characters trained on.
+        total_steps: Where the schedule ends; None until it is planned.
+        eval_every: Steps between evaluations; None until planned.
+        is_plan_final: Whether a plan by time has seen its first evaluation.
+        seconds: Wall time of earlier sessions.
+        loss_sum: Nats summed since the last evaluation.
+        loss_count: Characters in that sum.
+        train_loss: Mean at the last evaluation.
+        val_loss: At the last evaluation.
+        best_loss: Lowest evaluated loss so far.
+        stale_evaluations: Evaluations since then.
+    """
+
+    step: int = 0
+    characters: int = 0
+    total_steps: int | None = None
+    eval_every: int | None = None
+    is_plan_final: bool = False
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    train_loss: float | None = None
+    val_loss: float | None = None
+    best_loss: float | None = None
+    stale_evaluations: int = 0
+
+
+def learning_rate_at(step: int, *, total_steps: int | None, peak: float) -> float:
+    """Warm up linearly, then decay by half a cosine to 1% of the peak.
+
+    Args:
+        step: Steps done before this one.
+        total_steps: Where the decay ends; None before it is planned, which is
+            during the warm-up.
+        peak: The learning rate at its highest.
+
+    Returns:
+        The learning rate of this step.
+
+    References:
+        Loshchilov & Hutter, 2017, SGDR (the cosine, without restarts).
+    """
+    warm_up = (
+        WARM_UP_STEPS if total_steps is None else min(WARM_UP_STEPS, max(1, total_steps // 10))
+    )
+    rise = min(1.0, (step + 1) / warm_up)
+    done = 0.0 if total_steps is None else min(1.0, step / total_steps)
+    fall = FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * 0.5 * (1 + math.cos(math.pi * done))
+    return peak * rise * fall
+
+
+# --- what a step is, for each recipe ------------------------------------------
+
+
+class Trainer(abc.ABC):
+    """A network, its optimizer and its batches.
+
+    Args:
+        network: The network's shape.
+        config: How to train it.
+        train_ids: `(characters,)` ids to learn from.
+    """
+
+    model: keras.Model
+    batches: Streams | ShuffledWindows
+
+    def __init__(
+        self, network: NetworkConfig, config: TrainingConfig, train_ids: np.ndarray
+    ) -> None:
+        """Build the network and the optimizer's slots."""
+        self.network = network
+        self.config = config
+        self.build(train_ids)
+        self.optimizer = keras.optimizers.Adam(config.learning_rate)
+        self.optimizer.build(self.model.trainable_variables)
+
+    @abc.abstractmethod
+    def build(self, train_ids: np.ndarray) -> None:
+        """Make `model` and `batches`."""
+
+    @abc.abstractmethod
+    def train_step(self, state: TrainerState) -> tuple[float, int]:
+        """Take one optimizer step; return (mean nats/char, characters learned from)."""
+
+    @abc.abstractmethod
+    def evaluate(self, ids: np.ndarray) -> float:
+        """Return the nats/char of a text by the definition of `EvaluationRows`."""
+
+    def arrays(self) -> Arrays:
+        """Return what `state.safetensors` holds."""
+        arrays = {f"optimizer/{v.path}": np.array(v) for v in self.optimizer.variables}
+        for n, variable in enumerate(self.model.non_trainable_variables):
+            arrays[f"generator/{n}"] = np.array(variable)
+        return arrays
+
+    def restore(self, checkpoint: Checkpoint, arrays: Arrays) -> None:
+        """Go back to a checkpoint.
+
+        Args:
+            checkpoint: The weights.
+            arrays: The rest, as `arrays` gave it.
+
+        Raises:
+            CheckpointError: If arrays are missing or of another shape.
+        """
+        set_weights(self.model, checkpoint.weights)
+        try:
+            for variable in self.optimizer.variables:
+                variable.assign(arrays[f"optimizer/{variable.path}"])
+            for n, variable in enumerate(self.model.non_trainable_variables):
+                variable.assign(arrays[f"generator/{n}"])
+            self.restore_states(arrays)
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{checkpoint.info.path}: the training state does not fit the network: {error}"
+            ) from error
+
+    def restore_states(self, arrays: Arrays) -> None:  # noqa: B027
+        """Take the carried states back, if there are any."""
+
+
+class StreamTrainer(Trainer):
+    """Recipe default: truncated back-propagation with the state carried.
+
+    References:
+        Williams & Peng, 1990 (truncation); Pascanu et al., 2013 (clipping);
+        Kingma & Ba, 2015 (Adam).
+    """
+
+    def build(self, train_ids: np.ndarray) -> None:
+        """Make the network and the streams."""
+        config, network = self.config, self.network
+        self.batches = Streams(train_ids, config.batch_size, network.seq_length, config.random_seed)
+        self.model: StreamLSTM = StreamLSTM(
+            network, dropout=config.dropout, random_seed=config.random_seed
+        )
+        self.states: States = self.model.zero_states(config.batch_size)
+
+    @tf.function
+    def _step(
+        self,
+        inputs: tf.Tensor,
+        targets: tf.Tensor,
+        states: States,
+        step: tf.Tensor,
+        learning_rate: tf.Tensor,
+    ) -> tuple[tf.Tensor, States]:
+        with tf.GradientTape() as tape:
+            logits, states = self.model(inputs, states, training=True, step=step)
+            loss = tf.reduce_mean(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
+            )
+        variables = self.model.trainable_variables
+        gradients = tape.gradient(loss, variables)
+        if self.config.clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_norm)
+        self.optimizer.learning_rate.assign(learning_rate)
+        self.optimizer.apply(gradients, variables)
+        return loss, states
+
+    def train_step(self, state: TrainerState) -> tuple[float, int]:
+        """Take one step on the next window of every stream."""
+        inputs, targets, is_epoch_start = self.batches.batch(state.step)
+        if is_epoch_start:
+            self.states = self.model.zero_states(self.config.batch_size)
+        learning_rate = learning_rate_at(
+            state.step, total_steps=state.total_steps, peak=self.config.learning_rate
+        )
+        loss, self.states = self._step(
+            tf.constant(inputs),
+            tf.constant(targets),
+            self.states,
+            tf.constant(state.step),
+            tf.constant(learning_rate, tf.float32),
+        )
+        return float(loss), targets.size
+
+    @tf.function(reduce_retracing=True)
+    def _evaluation_step(
+        self, inputs: tf.Tensor, targets: tf.Tensor, is_scored: tf.Tensor, states: States
+    ) -> tuple[tf.Tensor, States]:
+        logits, states = self.model(inputs, states)
+        nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
+        return tf.reduce_sum(tf.where(is_scored, nats, 0.0)), states
+
+    def evaluate(self, ids: np.ndarray) -> float:
+        """Return nats/char with the state carried along each row."""
+        rows = EvaluationRows(ids)
+        states = self.model.zero_states(rows.n_rows)
+        nats = 0.0
+        for start in range(0, rows.width, _EVALUATION_CHUNK):
+            inputs, targets, is_scored = rows.chunk(start, _EVALUATION_CHUNK)
+            part, states = self._evaluation_step(
+                tf.constant(inputs), tf.constant(targets), tf.constant(is_scored), states
+            )
+            nats += float(part)
+        return nats / rows.n_scored
+
+    def arrays(self) -> Arrays:
+        """Add the carried states."""
+        arrays = super().arrays()
+        for n, (h, c) in enumerate(self.states, 1):
+            arrays[f"states/lstm_{n}/h"] = np.array(h)
+            arrays[f"states/lstm_{n}/c"] = np.array(c)
+        return arrays
+
+    def restore_states(self, arrays: Arrays) -> None:
+        """Take the carried states back."""
+        shape = (self.config.batch_size, self.network.units)
+        states = [
+            (arrays[f"states/lstm_{n}/h"], arrays[f"states/lstm_{n}/c"])
+            for n in range(1, self.network.layers + 1)
+        ]
+        if any(a.shape != shape for pair in states for a in pair):
+            raise ValueError(f"carried states are not of shape {shape}")
+        self.states = [(tf.constant(h), tf.constant(c)) for h, c in states]
+
+
+class ArticleTrainer(Trainer):
+    """Recipe article: shuffled windows, one label each, constant learning rate."""
+
+    def build(self, train_ids: np.ndarray) -> None:
+        """Make the article's network and its windows."""
+        config, network = self.config, self.network
+        self.batches = ShuffledWindows(
+            train_ids, config.batch_size, network.seq_length, config.random_seed
+        )
+        self.model = build_article_network(
+            network, dropout=config.dropout, random_seed=config.random_seed
+        )
+        # The last batch of an epoch is smaller: one graph serves every size.
+        self._step = tf.function(
+            self._one_step,
+            input_signature=[
+                tf.TensorSpec((None, network.seq_length), tf.int32),
+                tf.TensorSpec((None,), tf.int32),
+            ],
+        )
+
+    def _one_step(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        size = self.network.vocabulary_size
+        with tf.GradientTape() as tape:
+            probabilities = self.model(article_inputs(inputs, size), training=True)
+            losses = keras.losses.categorical_crossentropy(tf.one_hot(targets, size), probabilities)
+            loss = tf.reduce_mean(losses)
+        variables = self.model.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, variables), variables)
+        return loss
+
+    def train_step(self, state: TrainerState) -> tuple[float, int]:
+        """Take one step on the next batch of shuffled windows."""
+        inputs, targets, _ = self.batches.batch(state.step)
+        return float(self._step(tf.constant(inputs), tf.constant(targets))), targets.size
+
+    def evaluate(self, ids: np.ndarray) -> float:
+        """Return nats/char with the window sliding over the text."""
+        return score_ids(LSTMStep(self.network, get_weights(self.model)), ids).nats_per_char
+
+
+def make_trainer(network: NetworkConfig, config: TrainingConfig, train_ids: np.ndarray) -> Trainer:
+    """Make the trainer of a recipe.
+
+    Args:
+        network: The network's shape.
+        config: How to train it.
+        train_ids: `(characters,)` ids to learn from.
+
+    Returns:
+        A trainer with fresh weights.
+    """
+    cls = StreamTrainer if config.recipe == "default" else ArticleTrainer
+    return cls(network, config, train_ids)
+
+
+# --- the run ------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Clock:
+    """Wall time of the run, earlier sessions counted in."""
+
+    started: float
+    earlier: float
+    read: Callable[[], float]
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier + self.read() - self.started
+
+
+class Run:
+    """One training run on one model folder, whose lock the caller holds.
+
+    Args:
+        corpus: What to learn.
+        network: The network's shape.
+        config: How to train.
+        model: The model's folder.
+        resume_from: The checkpoint to go on from, or None to start.
+        sample_every: Seconds between samples; 0 for none.
+        started: When the command began, by `clock`.
+        clock: Seconds that only grow.
+        should_stop: Asked after each step; True saves and stops.
+        reporter: Told what happens.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        network: NetworkConfig,
+        config: TrainingConfig,
+        *,
+        model: Path,
+        resume_from: CheckpointInfo | None = None,
+        sample_every: float = 30.0,
+        started: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        should_stop: Callable[[], bool] = lambda: False,
+        reporter: Reporter | None = None,
+    ) -> None:
+        """Build the trainer and restore the checkpoint, if any."""
+        self.corpus = corpus
+        self.network = network
+        self.config = config
+        self.model = model
+        self.sample_every = sample_every
+        self.should_stop = should_stop
+        self.reporter = reporter or Reporter()
+        split = split_corpus(
+            len(corpus.ids),
+            seq_length=network.seq_length,
+            val_fraction=config.val_fraction,
+            name=corpus.name,
+        )
+        self.n_train = split.train_characters
+        self.val_ids = corpus.ids[split.train_characters :]
+        self.trainer = make_trainer(network, config, corpus.ids[: split.train_characters])
+        self.state = TrainerState()
+        self.saved_step: int | None = None
+        self.keeps_plan = False
+        if resume_from is not None:
+            self._restore(resume_from)
+        # A stored plan is finished as it was made: starting again costs it no steps.
+        if started is None or self.keeps_plan:
+            started = clock()
+        self.clock = _Clock(started, self.state.seconds, clock)
+        self._set_plan_by_steps()
+        # Times of this session's steps, for the speed; the first is tracing.
+        self.step_seconds = 0.0
+        self.step_characters = 0
+        self.steps_timed = -1
+        self.is_duration_told = False
+        self.is_evaluation_traced = False
+        self.tracing_seconds = 0.0
+        self.first_step_ended = 0.0
+        self.last_save = self.last_sample = clock()
+
+    # -- the plan --------------------------------------------------------------
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one pass."""
+        return self.trainer.batches.steps_per_epoch
+
+    @property
+    def epoch(self) -> float:
+        """Passes done, fractional."""
+        return self.state.step / self.steps_per_epoch
+
+    @property
+    def _steps_asked(self) -> int | None:
+        """Steps that --epochs asks for, or the corpus size when nothing does."""
+        if self.config.epochs is not None:
+            return max(1, round(self.config.epochs * self.steps_per_epoch))
+        if self.config.minutes is not None:
+            return None
+        characters = default_training_characters(self.n_train)
+        return max(1, round(characters / self.trainer.batches.characters_per_step))
+
+    def _set_plan_by_steps(self) -> None:
+        """Plan what is bounded by steps alone; a time budget waits for the speed."""
+        if self.config.minutes is None:
+            assert self._steps_asked is not None
+            if self.state.total_steps != self._steps_asked:
+                self._plan(self._steps_asked)
+
+    def _plan(self, total_steps: int) -> None:
+        asked = self._steps_asked
+        self.state.total_steps = total_steps if asked is None else min(asked, total_steps)
+        if self.config.recipe == "article":
+            self.state.eval_every = self.steps_per_epoch
+        elif self.state.eval_every is None:
+            rest = self.state.total_steps - self.state.step
+            self.state.eval_every = max(1, round(rest / EVALUATIONS_IN_A_RUN))
+
+    def _seconds_a_step(self) -> float | None:
+        if self.steps_timed < 2 or self.step_seconds < _SPEED_SECONDS:
+            return None
+        return self.step_seconds / self.steps_timed
+
+    def _plan_by_time(self) -> None:
+        """Fit the steps to the minutes that are left.
+
+        A first plan is made when the speed is known, and the final one at the
+        first evaluation, whose cost is then known too. That one is stored and
+        kept, by a resumed session too; only if the machine changes its speed
+        by more than a few per cent is it made anew, and told.
+        """
+        state = self.state
+        a_step = self._seconds_a_step()
+        if self.config.minutes is None or a_step is None or self.keeps_plan:
+            return
+        left = self.config.minutes * 60 - self.clock.seconds
+        if state.total_steps is None:
+            # Evaluating, sampling and saving are a guess as yet.
+            self._plan(state.step + max(1, int(left * 0.9 / a_step)))
+            return
+        reserve = 0.5 + self._final_seconds(a_step)
+        steps = max(1, int((left - reserve) / self._seconds_a_step_in_all))
+        planned = state.total_steps - state.step
+        is_off = abs(steps - planned) > _PLAN_TOLERANCE * (planned + state.step * 0.2)
+        if not state.is_plan_final or is_off:
+            if state.is_plan_final and steps != planned:
+                self.reporter.note(
+                    f"the machine's speed changed: {state.step + steps:,} steps fit the time, "
+                    f"not {state.total_steps:,}"
+                )
+            state.is_plan_final = True
+            self._plan(state.step + steps)
+
+    def _final_seconds(self, a_step: float) -> float:
+        """Guess what the evaluation of a long tail adds at the end."""
+        more = min(len(self.val_ids), MAX_FINAL_EVALUATION) - MAX_TRAINING_EVALUATION
+        return max(0, more) * a_step / self.trainer.batches.characters_per_step / 2
+
+    # -- the loop --------------------------------------------------------------
+
+    def run(self, *, overwrite: bool = False) -> TrainingResult:
+        """Train until the budget ends, the loss stops falling, or someone asks.
+
+        Args:
+            overwrite: Remove the checkpoints that the folder has.
+
+        Returns:
+            How it ended.
+
+        Raises:
+            TrainingError: If the loss is no longer finite.
+            OutputError: If a checkpoint cannot be written.
+        """
+        if overwrite:
+            clear_model(self.model)
+        state = self.state
+        stopped = self._reason_to_stop()
+        while stopped is None:
+            before = self.clock.seconds
+            loss, n_chars = self.trainer.train_step(state)
+            now = self.clock.seconds
+            if not math.isfinite(loss):
+                raise self._not_finite()
+            state.step += 1
+            state.characters += n_chars
+            state.loss_sum += loss * n_chars
+            state.loss_count += n_chars
+            self._count_time(now - before, n_chars)
+            self._report()
+            if state.total_steps is None:
+                self._plan_by_time()
+            self._tell_duration()
+            is_due = state.eval_every is not None and state.step % state.eval_every == 0
+            if is_due or state.step == state.total_steps:
+                self._evaluate()
+                self._save()
+                self._plan_by_time()
+            elif self.clock.read() - self.last_save > CHECKPOINT_SECONDS:
+                self._save()
+            self._maybe_sample()
+            stopped = self._reason_to_stop()
+        return self._finish(stopped)
+
+    def _reason_to_stop(self) -> Stopped | None:
+        state, config = self.state, self.config
+        if self.should_stop():
+            return "interrupted"
+        if state.total_steps is not None and state.step >= state.total_steps:
+            is_by_epochs = self._steps_asked is not None and state.step >= self._steps_asked
+            return "epochs" if is_by_epochs else "minutes"
+        if config.minutes is not None and self.clock.seconds >= config.minutes * 60:
+            return "minutes"
+        if config.patience and state.stale_evaluations >= config.patience:
+            return "early"
+        return None
+
+    def _count_time(self, seconds: float, n_chars: int) -> None:
+        self.steps_timed += 1
+        if self.steps_timed > 0:
+            self.step_seconds += seconds
+            self.step_characters += n_chars
+        else:
+            self.first_step_ended = self.clock.seconds
+
+    @property
+    def _seconds_a_step_in_all(self) -> float:
+        """Wall time of a step with its share of evaluating, sampling and saving."""
+        since = self.clock.seconds - self.first_step_ended - self.tracing_seconds
+        return since / max(1, self.steps_timed)
+
+    @property
+    def _chars_per_second(self) -> float:
+        return self.step_characters / self.step_seconds if self.step_seconds else 0.0
+
+    def _tell_duration(self) -> None:
+        """Say once, as soon as the speed is known, how long the run will take."""
+        state = self.state
+        if self.is_duration_told or state.total_steps is None or self._seconds_a_step() is None:
+            return
+        self.is_duration_told = True
+        minutes = (state.total_steps - state.step) * self._seconds_a_step_in_all / 60
+        self.reporter.note(
+            f"{state.total_steps:,} steps ({state.total_steps / self.steps_per_epoch:.1f} epochs) "
+            f"at {self._chars_per_second:,.0f} chars/s: about {minutes:.1f} minutes"
+        )
+
+    def _report(self) -> None:
+        state = self.state
+        left = None
+        if state.total_steps is not None and self.steps_timed > 0:
+            left = (state.total_steps - state.step) * self._seconds_a_step_in_all
+        if self.config.minutes is not None:
+            budget = max(0.0, self.config.minutes * 60 - self.clock.seconds)
+            left = budget if left is None else min(left, budget)
+        self.reporter.progress(
+            Progress(
+                step=state.step,
+                total_steps=state.total_steps,
+                epoch=self.epoch,
+                train_loss=state.loss_sum / state.loss_count,
+                val_loss=state.val_loss,
+                chars_per_second=self._chars_per_second,
+                seconds_left=left,
+            )
+        )
+
+    def _evaluate(self) -> None:
+        """Take the training loss since the last time, and the validation loss."""
+        state = self.state
+        if len(self.val_ids) and not self.is_evaluation_traced:
+            before = self.clock.seconds
+            self.trainer.evaluate(self.val_ids[:2])
+            self.tracing_seconds = self.clock.seconds - before
+            self.is_evaluation_traced = True
+        if state.loss_count:
+            state.train_loss = state.loss_sum / state.loss_count
+            state.loss_sum, state.loss_count = 0.0, 0
+        if len(self.val_ids):
+            state.val_loss = self.trainer.evaluate(self.val_ids[:MAX_TRAINING_EVALUATION])
+        loss = state.train_loss if state.val_loss is None else state.val_loss
+        if loss is not None and not math.isfinite(loss):
+            raise self._not_finite()
+        if loss is not None and (state.best_loss is None or loss < state.best_loss):
+            state.best_loss, state.stale_evaluations = loss, 0
+        else:
+            state.stale_evaluations += 1
+        record = {
+            "step": state.step,
+            "epoch": round(self.epoch, 4),
+            "characters": state.characters,
+            "seconds": round(self.clock.seconds, 3),
+            "train_loss": state.train_loss,
+            "val_loss": state.val_loss,
+            "learning_rate": float(np.array(self.trainer.optimizer.learning_rate)),
+            "chars_per_second": round(self._chars_per_second, 1),
+        }
+        append_log(self.model, "history.jsonl", record)
+        self.reporter.evaluated(record)
+
+    def _not_finite(self) -> TrainingError:
+        return TrainingError(
+            f"the loss is not finite at step {self.state.step + 1:,}; the last checkpoint is kept",
+            hint="train anew with a smaller --learning-rate",
+        )
+
+    def _maybe_sample(self) -> None:
+        if not self.sample_every or self.clock.read() - self.last_sample < self.sample_every:
+            return
+        self.last_sample = self.clock.read()
+        text = self._write_sample()
+        append_log(self.model, "samples.jsonl", {"step": self.state.step, "text": text})
+        self.reporter.sample(self.state.step, text)
+
+    def _write_sample(self) -> str:
+        is_article = self.config.recipe == "article"
+        rng = np.random.default_rng([self.config.random_seed, self.state.step])
+        start = int(rng.integers(self.n_train - self.network.seq_length + 1))
+        seed_ids = self.corpus.ids[start : start + self.network.seq_length].astype(np.int64)
+        with one_blas_thread():
+            step = LSTMStep(self.network, get_weights(self.trainer.model))
+            ids = write_ids(
+                make_reader(step, batch=1),
+                seed_ids,
+                length=ARTICLE_SAMPLE_LENGTH if is_article else SAMPLE_LENGTH,
+                temperature=0.0 if is_article else 0.8,
+                rng=rng,
+            )
+            return self.corpus.vocabulary.decode(list(ids))
+
+    # -- saving and ending -----------------------------------------------------
+
+    def _save(self) -> None:
+        state = self.state
+        if self.saved_step == state.step:
+            return
+        is_evaluated = state.loss_count == 0
+        stored = dataclasses.asdict(state) | {"seconds": self.clock.seconds}
+        write_checkpoint(
+            self.model,
+            step=state.step,
+            epoch=self.epoch,
+            train_loss=state.train_loss if is_evaluated else None,
+            val_loss=state.val_loss if is_evaluated else None,
+            config=self._config_json(),
+            vocabulary=self.corpus.vocabulary,
+            weights=get_weights(self.trainer.model),
+            state=TrainingState(trainer=stored, arrays=self.trainer.arrays()),
+        )
+        self.saved_step = state.step
+        self.last_save = self.clock.read()
+
+    def _config_json(self) -> dict[str, Any]:
+        return {
+            "charlstm_version": __version__,
+            "versions": {
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+                "numpy": np.__version__,
+            },
+            "recipe": self.config.recipe,
+            "network": dataclasses.asdict(self.network),
+            "training": dataclasses.asdict(self.config),
+            "corpus": {
+                "name": self.corpus.name,
+                "sha256": self.corpus.sha256,
+                "path": str(self.corpus.path.resolve()),
+                "characters": len(self.corpus.ids),
+                "train_characters": self.n_train,
+                "val_characters": len(self.val_ids),
+                "options": dataclasses.asdict(self.corpus.options),
+            },
+            "seed_windows": self._seed_windows(),
+        }
+
+    def _seed_windows(self) -> list[str]:
+        length = self.network.seq_length
+        rng = np.random.default_rng(self.config.random_seed)
+        starts = rng.integers(self.n_train - length + 1, size=N_SEED_WINDOWS)
+        return [self.corpus.text(start, start + length) for start in sorted(set(starts.tolist()))]
+
+    def _restore(self, info: CheckpointInfo) -> None:
+        checkpoint = load_checkpoint(info)
+        saved = load_training_state(info)
+        fields = {f.name for f in dataclasses.fields(TrainerState)}
+        self.state = TrainerState(**{k: v for k, v in saved.trainer.items() if k in fields})
+        self.trainer.restore(checkpoint, saved.arrays)
+        stored = checkpoint.config["training"]
+        if any(stored[name] != getattr(self.config, name) for name in ("epochs", "minutes")):
+            # Another budget: the decay is planned anew from this step, and a
+            # run that had stopped early gets another chance.
+            self.state.total_steps = None
+            self.state.is_plan_final = False
+            self.state.stale_evaluations = 0
+        self.keeps_plan = self.state.is_plan_final
+        truncate_logs(self.model, step=self.state.step)
+        self.saved_step = self.state.step
+
+    def _finish(self, stopped: Stopped) -> TrainingResult:
+        state = self.state
+        if state.step and self.saved_step != state.step:
+            if stopped != "interrupted":
+                self._evaluate()
+            self._save()
+        checkpoints = list_checkpoints(self.model)
+        best = best_checkpoint(checkpoints) if checkpoints else None
+        best_val_loss = None if best is None else best.val_loss
+        is_longer = len(self.val_ids) > MAX_TRAINING_EVALUATION
+        if best is not None and is_longer and stopped != "interrupted":
+            set_weights(self.trainer.model, load_checkpoint(best).weights)
+            best_val_loss = self.trainer.evaluate(self.val_ids[:MAX_FINAL_EVALUATION])
+        return TrainingResult(
+            stopped=stopped,
+            epochs=self.epoch,
+            steps=state.step,
+            characters=state.characters,
+            val_characters=len(self.val_ids),
+            seconds=self.clock.seconds,
+            chars_per_second=self._chars_per_second,
+            train_loss=state.train_loss,
+            val_loss=state.val_loss,
+            best_val_loss=best_val_loss,
+            best_step=None if best is None else best.step,
+        )
