@@ -52,9 +52,10 @@ class CharlstmGroup(click.Group):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
         """Run a command and end the process with the exit code of the contract."""
-        extra = {"auto_envvar_prefix": "CHARLSTM"} | extra | {"standalone_mode": False}
+        extra = {"auto_envvar_prefix": "CHARLSTM"} | extra
+        extra.pop("standalone_mode", None)
         try:
-            code: Any = super().main(args, prog_name, **extra)
+            code = super().main(args, prog_name, standalone_mode=False, **extra)
             sys.stdout.flush()
             sys.exit(code if isinstance(code, int) else 0)
         except click.ClickException as error:

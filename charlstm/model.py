@@ -147,6 +147,8 @@ def _lstm(units: int, n: int, random_seed: int, **options: bool) -> keras.layers
         units,
         kernel_initializer=keras.initializers.GlorotUniform(seed=random_seed % 2**31 + 10 * n),
         recurrent_initializer=keras.initializers.Orthogonal(seed=random_seed % 2**31 + 10 * n + 1),
+        # Nothing is drawn from it, but a checkpoint of recipe article holds it.
+        seed=random_seed % 2**31,
         name=f"lstm_{n + 1}",
         **options,
     )
@@ -193,7 +195,7 @@ def get_weights(model: keras.Model) -> Arrays:
     Returns:
         Float32 arrays by name.
     """
-    return {name: np.array(variable) for name, variable in named_variables(model).items()}
+    return {name: variable.numpy() for name, variable in named_variables(model).items()}
 
 
 def set_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:

@@ -11,6 +11,7 @@ carried states, so going on from it is the same as never having stopped.
 from __future__ import annotations
 
 import abc
+import collections
 import dataclasses
 import math
 import time
@@ -48,6 +49,7 @@ from charlstm.model import (
     article_inputs,
     build_article_network,
     get_weights,
+    named_variables,
     set_weights,
 )
 from charlstm.progress import Progress, Reporter
@@ -199,10 +201,24 @@ class Trainer(abc.ABC):
 
     def arrays(self) -> Arrays:
         """Return what `state.safetensors` holds."""
-        arrays = {f"optimizer/{v.path}": np.array(v) for v in self.optimizer.variables}
+        return {
+            name: np.asarray(variable.numpy()) for name, variable in self._state_variables().items()
+        }
+
+    def _state_variables(self) -> dict[str, keras.Variable]:
+        """Name the optimizer's variables and the dropout generators' states."""
+        names = ["iteration", "learning_rate"]
+        for weight in named_variables(self.model):
+            names += [f"{weight}/momentum", f"{weight}/velocity"]
+        variables = {
+            f"optimizer/{name}": variable
+            for name, variable in zip(names, self.optimizer.variables, strict=True)
+        }
+        # Keras's own order is relied on, so a change of it must not pass unseen.
+        assert all(v.name.endswith(n.rsplit("/")[-1]) for n, v in variables.items())
         for n, variable in enumerate(self.model.non_trainable_variables):
-            arrays[f"generator/{n}"] = np.array(variable)
-        return arrays
+            variables[f"generator/{n}"] = variable
+        return variables
 
     def restore(self, checkpoint: Checkpoint, arrays: Arrays) -> None:
         """Go back to a checkpoint.
@@ -216,10 +232,8 @@ class Trainer(abc.ABC):
         """
         set_weights(self.model, checkpoint.weights)
         try:
-            for variable in self.optimizer.variables:
-                variable.assign(arrays[f"optimizer/{variable.path}"])
-            for n, variable in enumerate(self.model.non_trainable_variables):
-                variable.assign(arrays[f"generator/{n}"])
+            for name, variable in self._state_variables().items():
+                variable.assign(arrays[name])
             self.restore_states(arrays)
         except (KeyError, ValueError) as error:
             raise CheckpointError(
@@ -311,8 +325,8 @@ class StreamTrainer(Trainer):
         """Add the carried states."""
         arrays = super().arrays()
         for n, (h, c) in enumerate(self.states, 1):
-            arrays[f"states/lstm_{n}/h"] = np.array(h)
-            arrays[f"states/lstm_{n}/c"] = np.array(c)
+            arrays[f"states/lstm_{n}/h"] = h.numpy()
+            arrays[f"states/lstm_{n}/c"] = c.numpy()
         return arrays
 
     def restore_states(self, arrays: Arrays) -> None:
@@ -462,8 +476,7 @@ class Run:
         self.steps_timed = -1
         self.is_duration_told = False
         self.is_evaluation_traced = False
-        self.tracing_seconds = 0.0
-        self.first_step_ended = 0.0
+        self.marks: collections.deque[tuple[float, int]] = collections.deque(maxlen=3)
         self.last_save = self.last_sample = clock()
 
     # -- the plan --------------------------------------------------------------
@@ -536,7 +549,9 @@ class Run:
                     f"the machine's speed changed: {state.step + steps:,} steps fit the time, "
                     f"not {state.total_steps:,}"
                 )
-            state.is_plan_final = True
+            if not state.is_plan_final:
+                state.is_plan_final = True
+                state.eval_every = None  # the first guess of it was too rough
             self._plan(state.step + steps)
 
     def _final_seconds(self, a_step: float) -> float:
@@ -583,6 +598,7 @@ class Run:
                 self._evaluate()
                 self._save()
                 self._plan_by_time()
+                self.marks.append((self.clock.seconds, state.step))
             elif self.clock.read() - self.last_save > CHECKPOINT_SECONDS:
                 self._save()
             self._maybe_sample()
@@ -608,13 +624,16 @@ class Run:
             self.step_seconds += seconds
             self.step_characters += n_chars
         else:
-            self.first_step_ended = self.clock.seconds
+            self.marks.append((self.clock.seconds, self.state.step))
 
     @property
     def _seconds_a_step_in_all(self) -> float:
-        """Wall time of a step with its share of evaluating, sampling and saving."""
-        since = self.clock.seconds - self.first_step_ended - self.tracing_seconds
-        return since / max(1, self.steps_timed)
+        """Wall time of a step with its share of evaluating, sampling and saving.
+
+        Taken over the last few evaluations, since a machine's speed changes.
+        """
+        (since, step), seconds = self.marks[0], self.clock.seconds
+        return (seconds - since) / max(1, self.state.step - step)
 
     @property
     def _chars_per_second(self) -> float:
@@ -656,9 +675,11 @@ class Run:
         """Take the training loss since the last time, and the validation loss."""
         state = self.state
         if len(self.val_ids) and not self.is_evaluation_traced:
+            # Done once, so it must not count as what an evaluation takes.
             before = self.clock.seconds
             self.trainer.evaluate(self.val_ids[:2])
-            self.tracing_seconds = self.clock.seconds - before
+            tracing = self.clock.seconds - before
+            self.marks = collections.deque([(t + tracing, n) for t, n in self.marks], maxlen=3)
             self.is_evaluation_traced = True
         if state.loss_count:
             state.train_loss = state.loss_sum / state.loss_count
@@ -679,7 +700,7 @@ class Run:
             "seconds": round(self.clock.seconds, 3),
             "train_loss": state.train_loss,
             "val_loss": state.val_loss,
-            "learning_rate": float(np.array(self.trainer.optimizer.learning_rate)),
+            "learning_rate": float(self.trainer.optimizer.learning_rate.numpy()),
             "chars_per_second": round(self._chars_per_second, 1),
         }
         append_log(self.model, "history.jsonl", record)

@@ -1,0 +1,77 @@
+"""What all tests share: a clean environment and tiny trained models."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from charlstm.cli import cli
+
+# 2,000 characters in which every letter can be told from those before it.
+PATTERN = "The king is dead. Long live the king!\n"
+TINY_TEXT = PATTERN * 60
+TINY = ["--units", "6", "--seq-length", "9", "--batch-size", "4", "--sample-every", "0"]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("CHARLSTM"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with `king.txt`, a text of 2,280 characters."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "king.txt").write_text(TINY_TEXT, encoding="utf-8", newline="")
+    return tmp_path
+
+
+def run(*args: str, **extra: object) -> Result:
+    """Run a command in this process."""
+    return CliRunner().invoke(cli, list(args), prog_name="charlstm", **extra)  # type: ignore[arg-type]
+
+
+def _train(folder: Path, *options: str) -> Path:
+    (folder / "king.txt").write_text(TINY_TEXT, encoding="utf-8", newline="")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        result = run("train", "king.txt", *TINY, *options)
+    finally:
+        os.chdir(before)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _train(tmp_path_factory.mktemp("default"), "--epochs", "4")
+
+
+@pytest.fixture(scope="session")
+def article_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _train(tmp_path_factory.mktemp("article"), "--recipe", "article", "--epochs", "0.1")
+
+
+def _copy(source: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    monkeypatch.chdir(target)
+    return target
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the model `king`, recipe default, trained for 4 epochs."""
+    return _copy(trained_once, tmp_path / "work", monkeypatch)
+
+
+@pytest.fixture
+def article(article_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the model `king`, recipe article."""
+    return _copy(article_once, tmp_path / "work", monkeypatch)

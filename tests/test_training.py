@@ -1,0 +1,419 @@
+"""The training loop: gradients, plans, exact resume, budgets."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from charlstm.checkpoint import (
+    choose_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    load_training_state,
+    read_log,
+)
+from charlstm.config import NetworkConfig, TrainingConfig
+from charlstm.corpus import Corpus, CorpusOptions, prepare_corpus
+from charlstm.errors import TrainingError
+from charlstm.generation import LSTMStep
+from charlstm.progress import Progress, Reporter
+from charlstm.scoring import score_ids
+
+pytestmark = pytest.mark.tf
+
+
+@pytest.fixture(scope="module", autouse=True)
+def training():
+    from charlstm.backend import start_tensorflow
+
+    start_tensorflow(threads=2, random_seed=0)
+    import charlstm.training
+
+    return charlstm.training
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    rng = np.random.default_rng(11)
+    words = ["to", "be", "or", "not", "king", "thane", "sleep,\n", "no", "more."]
+    text = " ".join(words[i] for i in rng.integers(0, len(words), 700))
+    path = tmp_path / "words.txt"
+    path.write_text(text, encoding="utf-8")
+    return prepare_corpus(path, options=CorpusOptions(), output=tmp_path / "prepared")
+
+
+def make(training, corpus, model, *, recipe="default", steps_of=None, **options):
+    """Make a run over a tiny network of 6 units."""
+    settings = {
+        key: options.pop(key)
+        for key in ("epochs", "minutes", "patience", "learning_rate", "dropout", "random_seed")
+        if key in options
+    }
+    is_article = recipe == "article"
+    config = TrainingConfig(
+        recipe=recipe,
+        **(
+            {
+                "batch_size": 30 if is_article else 5,
+                "val_fraction": 0.0 if is_article else 0.1,
+                "patience": 0,
+                "dropout": 0.2,
+            }
+            | settings
+        ),
+    )
+    network = NetworkConfig(
+        vocabulary_size=len(corpus.vocabulary),
+        units=6,
+        seq_length=9,
+        input="scaled" if is_article else "one_hot",
+        carries_state=not is_article,
+    )
+    return training.Run(corpus, network, config, model=model, sample_every=0, **options)
+
+
+def folder(tmp_path: Path, name: str) -> Path:
+    path = tmp_path / name
+    path.mkdir()
+    return path
+
+
+# --- one step -------------------------------------------------------------------
+
+
+def test_step_is_clipped_truncated_backpropagation(training, corpus, tmp_path):
+    """One step with plain SGD equals the same step written with stock Keras layers."""
+    import keras
+    import tensorflow as tf
+
+    run = make(training, corpus, folder(tmp_path, "m"), epochs=1, dropout=0.0)
+    trainer = run.trainer
+    trainer.optimizer = keras.optimizers.SGD(1.0)
+    trainer.optimizer.build(trainer.model.trainable_variables)
+    size = len(corpus.vocabulary)
+    lstms = [keras.layers.LSTM(6, return_sequences=True, return_state=True) for _ in range(2)]
+    dense = keras.layers.Dense(size)
+    lstms[0].build((None, None, size))
+    lstms[1].build((None, None, 6))
+    dense.build((None, None, 6))
+    variables = [*lstms[0].weights, *lstms[1].weights, *dense.weights]
+    for mine, theirs in zip(variables, trainer.model.trainable_variables, strict=True):
+        mine.assign(theirs * 3.0)
+        theirs.assign(theirs * 3.0)
+    state = training.TrainerState(total_steps=100)
+    carried = [[tf.zeros((5, 6))] * 2, [tf.zeros((5, 6))] * 2]
+    for step in range(3):
+        inputs, targets, _ = trainer.batches.batch(step)
+        with tf.GradientTape() as tape:
+            x = tf.one_hot(inputs, size)
+            for n, lstm in enumerate(lstms):
+                x, h, c = lstm(x, initial_state=carried[n])
+                carried[n] = [tf.stop_gradient(h), tf.stop_gradient(c)]
+            log_p = tf.nn.log_softmax(dense(x))
+            loss = -tf.reduce_mean(tf.gather(log_p, targets, batch_dims=2))
+        gradients = tape.gradient(loss, variables)
+        norm = math.sqrt(sum(float(tf.reduce_sum(g * g)) for g in gradients))
+        rate = training.learning_rate_at(step, total_steps=100, peak=4e-3)
+        for variable, gradient in zip(variables, gradients, strict=True):
+            variable.assign_sub(rate * gradient * min(1.0, 1.0 / norm))
+        state.step = step
+        ours, n_chars = trainer.train_step(state)
+        assert n_chars == 5 * 9
+        assert ours == pytest.approx(float(loss), rel=1e-5)
+    for mine, theirs in zip(variables, trainer.model.trainable_variables, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_chars", [2, 700, 2_350])
+def test_keras_and_numpy_agree_on_the_loss(training, corpus, tmp_path, n_chars):
+    run = make(training, corpus, folder(tmp_path, "m"), epochs=1)
+    run.run()
+    ids = np.asarray(corpus.ids[:n_chars])
+    checkpoint = load_checkpoint(choose_checkpoint(tmp_path / "m", "last"))
+    score = score_ids(LSTMStep(checkpoint.network, checkpoint.weights), ids)
+    assert run.trainer.evaluate(ids) == pytest.approx(score.nats_per_char, abs=1e-4)
+
+
+# --- learning rate ----------------------------------------------------------------
+
+
+def test_learning_rate_rises_then_falls_to_a_hundredth(training):
+    rates = [training.learning_rate_at(s, total_steps=1_000, peak=2.0) for s in range(1_000)]
+    assert rates[0] == pytest.approx(2.0 / 50, rel=1e-3)
+    assert max(rates) == pytest.approx(2.0, rel=0.01)
+    assert rates.index(max(rates)) == 49
+    assert all(a > b for a, b in itertools.pairwise(rates[49:]))
+    assert rates[500] == pytest.approx(1.01, rel=1e-3)  # halfway down: 0.5 * (1 + 0.01) * 2
+    assert rates[-1] == pytest.approx(0.02, rel=0.01)
+
+
+def test_a_short_run_finishes_its_schedule_too(training):
+    rates = [training.learning_rate_at(s, total_steps=20, peak=1.0) for s in range(20)]
+    assert max(rates) > 0.9
+    assert rates[-1] < 0.05
+
+
+# --- exact resume -------------------------------------------------------------------
+
+
+def everything(model: Path) -> dict[str, np.ndarray]:
+    info = list_checkpoints(model)[-1]
+    return dict(load_checkpoint(info).weights) | load_training_state(info).arrays
+
+
+def history(model: Path) -> list[dict]:
+    clock_fields = ("seconds", "chars_per_second")
+    return [
+        {k: v for k, v in record.items() if k not in clock_fields}
+        for record in read_log(model, "history.jsonl")
+    ]
+
+
+class StopAt:
+    """Asks to stop after so many steps of this session."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps + 1
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "epochs", "stops"),
+    # 90 steps an epoch of streams: mid-epoch, on an evaluation, twice in a row.
+    [("default", 2, (1, 37, 52)), ("article", 0.2, (4, 11))],
+)
+def test_a_resumed_run_is_the_run_never_interrupted(
+    training, corpus, tmp_path, recipe, epochs, stops
+):
+    whole, pieces = folder(tmp_path, "whole"), folder(tmp_path, "pieces")
+    make(training, corpus, whole, recipe=recipe, epochs=epochs).run()
+    for stop in stops:
+        last = list_checkpoints(pieces)
+        run = make(
+            training,
+            corpus,
+            pieces,
+            recipe=recipe,
+            epochs=epochs,
+            resume_from=last[-1] if last else None,
+            should_stop=StopAt(stop),
+        )
+        assert run.run().stopped == "interrupted"
+    run = make(
+        training,
+        corpus,
+        pieces,
+        recipe=recipe,
+        epochs=epochs,
+        resume_from=list_checkpoints(pieces)[-1],
+    )
+    assert run.run().stopped == "epochs"
+    expected, got = everything(whole), everything(pieces)
+    assert expected.keys() == got.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(got[name], array, err_msg=name)
+    assert history(pieces) == history(whole)
+
+
+def test_more_epochs_go_on_and_plan_the_decay_anew(training, corpus, tmp_path):
+    model = folder(tmp_path, "m")
+    first = make(training, corpus, model, epochs=1).run()
+    info = list_checkpoints(model)[-1]
+    more = make(training, corpus, model, epochs=2, resume_from=info)
+    rate = training.learning_rate_at(first.steps, total_steps=more.state.total_steps, peak=1.0)
+    assert rate == pytest.approx(0.505, rel=0.01)  # halfway down the longer cosine
+    result = more.run()
+    assert result.steps == 2 * first.steps
+    assert result.stopped == "epochs"
+
+
+# --- how a run ends -----------------------------------------------------------------
+
+
+class Clock:
+    """A clock that a test moves: so many seconds a look."""
+
+    def __init__(self, tick: float) -> None:
+        self.now, self.tick = 0.0, tick
+
+    def __call__(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+def test_minutes_are_an_upper_bound_that_is_used(training, corpus, tmp_path):
+    class Rates(Reporter):
+        def __init__(self) -> None:
+            self.rates: list[float] = []
+
+        def evaluated(self, record) -> None:
+            self.rates.append(record["learning_rate"])
+
+    clock, reporter = Clock(0.05), Rates()
+    result = make(
+        training,
+        corpus,
+        folder(tmp_path, "m"),
+        minutes=2,
+        clock=clock,
+        started=0.0,
+        reporter=reporter,
+    ).run()
+    assert result.stopped == "minutes"
+    assert 0.95 * 120 < result.seconds <= 120 * 1.01
+    # The schedule was fitted to the time: it ends where a finished one does.
+    assert reporter.rates[-1] < 0.02 * max(reporter.rates)
+
+
+def test_half_the_minutes_give_a_finished_schedule_too(training, corpus, tmp_path):
+    clock = Clock(0.05)
+    run = make(training, corpus, folder(tmp_path, "m"), minutes=1, clock=clock, started=0.0)
+    result = run.run()
+    assert result.steps == run.state.total_steps
+    assert 0.9 * 60 < result.seconds <= 60 * 1.01
+
+
+def test_a_machine_that_slows_down_is_planned_for(training, corpus, tmp_path):
+    clock = Clock(0.05)
+
+    class SlowDown(Reporter):
+        notes: list[str] = []  # noqa: RUF012
+
+        def progress(self, progress: Progress) -> None:
+            if clock.now > 50:
+                clock.tick = 0.1
+
+        def note(self, message: str) -> None:
+            self.notes.append(message)
+
+    run = make(
+        training,
+        corpus,
+        folder(tmp_path, "m"),
+        minutes=2,
+        clock=clock,
+        started=0.0,
+        reporter=SlowDown(),
+    )
+    result = run.run()
+    assert 0.9 * 120 < result.seconds <= 120 * 1.02
+    assert result.steps == run.state.total_steps
+    assert any("speed changed" in note for note in SlowDown.notes)
+
+
+def test_early_stop_keeps_the_best(training, corpus, tmp_path, monkeypatch):
+    model = folder(tmp_path, "m")
+    run = make(training, corpus, model, epochs=10, patience=3)
+    losses = iter([2.0, 1.5, 1.6, 1.7, 1.8, 1.9])
+    monkeypatch.setattr(run.trainer, "evaluate", lambda ids: 9.0 if len(ids) == 2 else next(losses))
+    result = run.run()
+    assert result.stopped == "early"
+    assert result.best_val_loss == 1.5
+    assert result.val_loss == 1.8
+    assert result.best_step == run.state.eval_every * 2
+    steps = [info.step for info in list_checkpoints(model)]
+    assert steps == [run.state.eval_every * n for n in (2, 4, 5)]
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_checkpoint_kept(
+    training, corpus, tmp_path, monkeypatch
+):
+    model = folder(tmp_path, "m")
+    run = make(training, corpus, model, epochs=2)
+    real = run.trainer.train_step
+    monkeypatch.setattr(
+        run.trainer, "train_step", lambda s: (math.nan, 45) if s.step == 30 else real(s)
+    )
+    with pytest.raises(TrainingError, match="not finite at step 31") as error:
+        run.run()
+    assert error.value.exit_code == 1
+    (*_, info) = list_checkpoints(model)
+    assert all(np.isfinite(w).all() for w in load_checkpoint(info).weights.values())
+
+
+def test_the_printed_loss_is_what_evaluate_gives(training, corpus, tmp_path):
+    model = folder(tmp_path, "m")
+    run = make(training, corpus, model, epochs=3)
+    result = run.run()
+    checkpoint = load_checkpoint(choose_checkpoint(model, "best"))
+    tail = np.asarray(corpus.ids[len(corpus.ids) - result.val_characters :])
+    score = score_ids(LSTMStep(checkpoint.network, checkpoint.weights), tail)
+    assert result.best_val_loss == pytest.approx(score.nats_per_char, abs=1e-4)
+    assert checkpoint.info.step == result.best_step
+    record = next(r for r in read_log(model, "history.jsonl") if r["step"] == result.best_step)
+    assert record["val_loss"] == pytest.approx(score.nats_per_char, abs=1e-4)
+
+
+def test_it_learns(training, tmp_path):
+    text = tmp_path / "abc.txt"
+    text.write_text("abcdefgh" * 300, encoding="utf-8")
+    corpus = prepare_corpus(text, options=CorpusOptions(), output=tmp_path / "prepared")
+    run = make(training, corpus, folder(tmp_path, "m"), epochs=12, learning_rate=0.05, dropout=0.0)
+    result = run.run()
+    assert result.best_val_loss < 0.05  # of ln 8 = 2.08 at the start
+
+
+def test_history_has_what_the_contract_names(training, corpus, tmp_path):
+    model = folder(tmp_path, "m")
+    result = make(training, corpus, model, epochs=1).run()
+    lines = (model / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    assert set(records[0]) == {
+        "step",
+        "epoch",
+        "characters",
+        "seconds",
+        "train_loss",
+        "val_loss",
+        "learning_rate",
+        "chars_per_second",
+    }
+    assert [r["step"] for r in records] == sorted({r["step"] for r in records})
+    assert records[-1]["step"] == result.steps
+    assert records[-1]["characters"] == result.characters == result.steps * 5 * 9
+
+
+def test_samples_come_from_the_network_as_it_is(training, corpus, tmp_path):
+    class Samples(Reporter):
+        texts: list[str] = []  # noqa: RUF012
+
+        def sample(self, step: int, text: str) -> None:
+            self.texts.append(text)
+
+    model = folder(tmp_path, "m")
+    run = make(training, corpus, model, epochs=1, reporter=Samples(), clock=Clock(0.05))
+    run.sample_every = 2.0
+    run.run()
+    logged = read_log(model, "samples.jsonl")
+    assert len(logged) >= 2
+    assert [r["text"] for r in logged] == Samples.texts
+    assert all(len(t) == training.SAMPLE_LENGTH for t in Samples.texts)
+
+
+def test_random_seed_decides_the_weights(training, corpus, tmp_path):
+    weights = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        model = folder(tmp_path, name)
+        make(training, corpus, model, epochs=0.3, random_seed=seed).run()
+        weights.append(everything(model)["dense/kernel"])
+    np.testing.assert_array_equal(weights[0], weights[1])
+    assert not np.array_equal(weights[0], weights[2])
+
+
+def test_trainer_state_is_stored_whole(training, corpus, tmp_path):
+    model = folder(tmp_path, "m")
+    run = make(training, corpus, model, epochs=1)
+    run.run()
+    stored = load_training_state(list_checkpoints(model)[-1]).trainer
+    for field in dataclasses.fields(training.TrainerState):
+        if field.name != "seconds":
+            assert stored[field.name] == getattr(run.state, field.name)
