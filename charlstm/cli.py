@@ -45,6 +45,10 @@ class FiniteFloat(click.FloatRange):
         return number
 
 
+class _ClosedPipeError(Exception):
+    """Whoever read our output has had enough."""
+
+
 class CharlstmGroup(click.Group):
     """The command group, with every error brought to one form in one place."""
 
@@ -54,6 +58,8 @@ class CharlstmGroup(click.Group):
         """Run a command and end the process with the exit code of the contract."""
         extra = {"auto_envvar_prefix": "CHARLSTM"} | extra
         extra.pop("standalone_mode", None)
+        if sys.stdout is None:  # started with stdout closed
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
         try:
             code = super().main(args, prog_name, standalone_mode=False, **extra)
             sys.stdout.flush()
@@ -64,7 +70,7 @@ class CharlstmGroup(click.Group):
             _fail(error.message, error.hint, error.exit_code, error)
         except (KeyboardInterrupt, click.Abort):
             _fail("interrupted", None, INTERRUPTED, None)
-        except BrokenPipeError:
+        except (_ClosedPipeError, BrokenPipeError):
             _close_stdout()
             sys.exit(0)
         except OSError as error:
@@ -75,6 +81,13 @@ class CharlstmGroup(click.Group):
         except Exception as error:
             hint = "this is a fault of charlstm; CHARLSTM_DEBUG=1 shows where"
             _fail(f"{type(error).__name__}: {printable(str(error))}", hint, 1, error)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Keep a closed pipe from Click, which would exit 1 for it."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ClosedPipeError from error
 
 
 def _fail(message: str, hint: str | None, code: int, error: BaseException | None) -> NoReturn:
@@ -405,6 +418,9 @@ def train(
             ).run(overwrite=overwrite)
         finally:
             reporter.close()
+    is_done = plan.resume_from is not None and result.steps == plan.resume_from.step
+    if is_done and result.stopped != "interrupted" and not quiet:
+        _note("already done: nothing to train; more --epochs or --minutes would go on")
     _print_result(plan, result, as_json=as_json)
     if result.stopped == "interrupted":
         if result.steps:
@@ -557,6 +573,8 @@ def generate(
         raise click.UsageError("--seed and --seed-file exclude each other")
     if seed_file is not None:
         seed_text = _read_text(seed_file)
+    elif seed_text is not None:
+        seed_text = _as_utf8(seed_text)
 
     import numpy as np
 
@@ -599,6 +617,16 @@ def generate(
     _stream(characters)
     if sys.stdout.isatty():
         _write_stdout("\n")
+
+
+def _as_utf8(argument: str) -> str:
+    """Undo what Python does to UTF-8 on the command line in a locale without it."""
+    try:
+        return argument.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError as error:
+        from charlstm.errors import InputError
+
+        raise InputError(f"the seed text is not UTF-8: {argument!a}") from error
 
 
 def _read_text(path: Path) -> str:

@@ -1,0 +1,259 @@
+"""Real processes: what they import, closed pipes, signals, locales."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY, TINY_TEXT
+
+from charlstm.checkpoint import list_checkpoints, load_checkpoint, load_training_state, read_log
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and pipes of Unix")
+tf = pytest.mark.tf
+
+COMMAND = [sys.executable, "-m", "charlstm"]
+# A run that no test waits for the end of.
+ENDLESS = ["train", "king.txt", *TINY, "--epochs", "100000", "--patience", "0"]
+
+
+def charlstm(*args: str, **extra) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *args], capture_output=True, text=True, timeout=120, encoding="utf-8", **extra
+    )
+
+
+def start(*args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(process: subprocess.Popen[str], what: str) -> str:
+    """Read stderr until a line has `what`; a minute at most."""
+    seen = ""
+    deadline = time.monotonic() + 60
+    assert process.stderr is not None
+    while time.monotonic() < deadline:
+        if select.select([process.stderr], [], [], 1)[0]:
+            line = process.stderr.readline()
+            seen += line
+            if what in line or not line:
+                break
+    assert what in seen, seen
+    return seen
+
+
+# --- import weight ------------------------------------------------------------
+
+PROBE = """
+import atexit, sys
+atexit.register(lambda: sys.stderr.write("heavy: " + ",".join(
+    sorted(m for m in ("tensorflow", "keras", "matplotlib") if m in sys.modules))))
+from charlstm.cli import main
+main()
+"""
+
+
+@tf
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["prepare", "king.txt", "--output", "other"],
+        ["generate", "-n", "5"],
+        ["evaluate", "king.txt"],
+        ["info"],
+        ["info", "king"],
+        ["train", "nowhere.txt"],
+        ["train", "king.txt"],  # the model exists
+        ["train", "king.txt", "--dropout", "2"],
+    ],
+)
+def test_tensorflow_is_not_imported(trained, arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert done.stderr.endswith("heavy: "), done.stderr
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "batching",
+        "checkpoint",
+        "config",
+        "corpus",
+        "errors",
+        "generation",
+        "planning",
+        "sampling",
+        "scoring",
+        "vocabulary",
+    ],
+)
+def test_the_plain_layer_is_plain(module):
+    code = f"import sys, charlstm.{module}; assert not {{'tensorflow', 'click'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# --- pipes and locales ----------------------------------------------------------
+
+
+@tf
+def test_a_closed_pipe_ends_quietly(trained):
+    writer = subprocess.Popen(
+        [*COMMAND, "generate", "-n", "10000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert writer.stdout is not None
+    assert writer.stderr is not None
+    assert len(writer.stdout.read(100)) == 100
+    writer.stdout.close()
+    assert writer.wait(timeout=60) == 0
+    assert writer.stderr.read() == b""
+    writer.stderr.close()
+
+
+@tf
+def test_stdout_closed_from_the_start_is_no_traceback(trained):
+    for command in ("generate -n 20", "info --json", "--help"):
+        done = subprocess.run(
+            f"{sys.executable} -m charlstm {command} >&-",
+            shell=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert "Traceback" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+
+
+@tf
+def test_a_full_disk_is_an_error(trained):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, "generate", "-n", "99"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: ")
+    assert len(done.stderr.splitlines()) <= 2
+
+
+@tf
+def test_text_is_utf_8_whatever_the_locale(workplace):
+    text = "Größe — naïve “quotes” 長恨歌。\n" * 40
+    (workplace / "world.txt").write_text(text, encoding="utf-8")
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    made = charlstm("train", "world.txt", *TINY, "--epochs", "1", "-q", env=plain)
+    assert made.returncode == 0, made.stderr
+    written = charlstm("generate", "--seed", "長恨歌", "-n", "30", env=plain)
+    assert written.returncode == 0, written.stderr
+    assert written.stdout.startswith("長恨歌")
+    assert len(written.stdout) == 33
+    refused = charlstm("generate", "--seed", "ß☃", env=plain)
+    assert "'☃' (U+2603, position 2)" in refused.stderr
+
+
+@tf
+def test_errors_show_a_traceback_only_when_asked(trained):
+    quiet = charlstm("generate", "--model", "queen")
+    loud = charlstm("generate", "--model", "queen", env={**os.environ, "CHARLSTM_DEBUG": "1"})
+    assert "Traceback" not in quiet.stderr
+    assert "Traceback" in loud.stderr
+
+
+# --- signals ----------------------------------------------------------------------
+
+
+@tf
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_says_how_to_resume_and_can(workplace, number):
+    process = start(*ENDLESS, "--json")
+    wait_for(process, "chars/s")
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "resume with: charlstm train --resume --model king" in stderr
+    assert "Traceback" not in stderr
+    about = json.loads(stdout)
+    assert about["stopped"] == "interrupted"
+    (*_, info) = list_checkpoints(workplace / "checkpoints" / "king")
+    assert info.step == about["steps"] > 0
+    epochs = str(about["epochs"] + 1)
+    more = charlstm("train", "--resume", "--model", "king", "--epochs", epochs, "--json", "-q")
+    assert more.returncode == 0, more.stderr
+    assert json.loads(more.stdout)["steps"] > about["steps"]
+    assert more.stderr == ""
+
+
+@tf
+def test_a_run_interrupted_before_its_first_step_has_saved_nothing(workplace):
+    process = start(*ENDLESS)
+    wait_for(process, "king: ")  # the line printed before TensorFlow is imported
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+
+
+@tf
+def test_killed_runs_lose_no_checkpoint_and_end_bit_identical(workplace):
+    """Killed in its tracks twice, then resumed, against a run left alone."""
+    budget = ["--epochs", "40", "--patience", "0", "-q"]
+    whole = charlstm("train", "king.txt", *TINY, *budget, "--model", "whole")
+    assert whole.returncode == 0, whole.stderr
+    model = workplace / "checkpoints" / "killed"
+    for _ in range(2):
+        before = len(list_checkpoints(model)) and list_checkpoints(model)[-1].step
+        options = ["--resume"] if before else TINY
+        process = start("train", "king.txt", *options, *budget[:2], "--model", "killed")
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            last = list_checkpoints(model)
+            if last and last[-1].step > before:
+                break
+        process.kill()
+        process.communicate()
+    done = charlstm("train", "king.txt", "--resume", "--model", "killed", "-q")
+    assert done.returncode == 0, done.stderr
+    ends = []
+    for name in ("whole", "killed"):
+        (*_, info) = list_checkpoints(workplace / "checkpoints" / name)
+        ends.append(dict(load_checkpoint(info).weights) | load_training_state(info).arrays)
+    for name, array in ends[0].items():
+        np.testing.assert_array_equal(ends[1][name], array, err_msg=name)
+    steps = [
+        [record["step"] for record in read_log(workplace / "checkpoints" / name, "history.jsonl")]
+        for name in ("whole", "killed")
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_a_killed_prepare_leaves_nothing_half_made(tmp_path):
+    (tmp_path / "big.txt").write_text(TINY_TEXT * 20_000, encoding="utf-8")
+    process = subprocess.Popen([*COMMAND, "prepare", "big.txt"], cwd=tmp_path)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not list(tmp_path.glob("prepared/.*")):
+        pass
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert list((tmp_path / "prepared").iterdir()) == []
+
+
+@tf
+def test_training_says_nothing_that_is_not_ours(workplace):
+    done = charlstm("train", "king.txt", *TINY, "--epochs", "1")
+    starts = ("king: ", "epoch ", "sample at ")
+    for line in done.stderr.splitlines():
+        assert line.startswith(starts) or "steps (" in line, line
+    assert Path("checkpoints/king/history.jsonl").exists()
