@@ -144,7 +144,7 @@ _model_option = click.option(
 )
 @click.version_option(__version__, prog_name="charlstm")
 def cli() -> None:
-    r"""Learn to write in the style of any text file.
+    """Learn to write in the style of any text file.
 
     \b
     charlstm train macbeth.txt --minutes 3
@@ -208,7 +208,7 @@ _val_fraction_option = click.option(
 @_quiet_option
 @_json_option
 def prepare(corpus: str, output: Path | None, quiet: bool, as_json: bool, **typed: Any) -> None:
-    r"""Build the char-to-int maps and the windows of a text.
+    """Build the char-to-int maps and the windows of a text.
 
     CORPUS is a text file, - for stdin, or the name of a text in ./corpora/ or
     of one that ships with charlstm. `train` does this by itself when needed.
@@ -363,7 +363,7 @@ def train(
     as_json: bool,
     **typed: Any,
 ) -> int:
-    r"""Train a model on a text and save checkpoints.
+    """Train a model on a text and save checkpoints.
 
     CORPUS is a text file, - for stdin, a folder made by `prepare`, or the name
     of a text in ./corpora/ or of one that ships with charlstm. With --resume it
@@ -562,7 +562,7 @@ def generate(
     no_echo: bool,
     as_json: bool,
 ) -> None:
-    r"""Write text in the style of a model, by default the newest.
+    """Write text in the style of a model, by default the newest.
 
     \b
     Examples:
@@ -688,9 +688,10 @@ def evaluate(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    r"""Tell how well a model predicts a text: nats and bits per character.
+    """Tell how well a model predicts a text.
 
-    FILE is a text file, - for stdin, or the name of a text that ships.
+    Prints nats/char, bits/char and perplexity; the lower the better. FILE is a
+    text file, - for stdin, or the name of a text that ships.
 
     \b
     Example:
@@ -744,7 +745,7 @@ def evaluate(
 @click.argument("model", required=False)
 @_json_option
 def info(model: str | None, as_json: bool) -> None:
-    r"""Tell what a model is; without MODEL, list the models.
+    """Tell what a model is; without MODEL, list the models.
 
     \b
     Example:

@@ -1,0 +1,92 @@
+"""The documents say what the program does: reference, README commands, layout."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import run
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_command_reference_is_current():
+    path = ROOT / "docs" / "make_cli.py"
+    spec = importlib.util.spec_from_file_location("make_cli", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.TARGET.read_text(encoding="utf-8") == module.reference(), (
+        "run: python docs/make_cli.py"
+    )
+
+
+def test_readme_has_the_two_set_up_commands():
+    start, tests = blocks("bash")[:2]
+    assert "charlstm train macbeth.txt --minutes 3" in start
+    assert "charlstm generate" in start
+    assert "[test]" in tests
+    assert "pytest" in tests
+    assert README.index("## Start") < README.index("## Tests")
+
+
+def readme_commands() -> list[str]:
+    """Return each `charlstm …` line of the README's `sh` blocks."""
+    return [
+        line
+        for block in blocks("sh")
+        for line in block.splitlines()
+        if line.startswith(("charlstm ", "cat "))
+    ]
+
+
+def test_the_readme_shows_commands():
+    assert len(readme_commands()) >= 8
+
+
+@pytest.mark.tf
+def test_readme_commands_run_in_order(trained, monkeypatch):
+    """Each is run as it stands, with a tiny network and budget slipped in by environment."""
+    for name, value in {
+        "UNITS": "6",
+        "SEQ_LENGTH": "9",
+        "EPOCHS": "0.02",
+        "SAMPLE_EVERY": "0",
+    }.items():
+        monkeypatch.setenv(f"CHARLSTM_TRAIN_{name}", value)
+    (trained / "poems.txt").write_text("Roses are red, violets are blue.\n" * 40, encoding="utf-8")
+    (trained / "sonnets.txt").write_text("Shall I compare thee to a day?\n" * 9, encoding="utf-8")
+    latin = "Schöne Grüße aus dem Süden, müde Füße.\n" * 60
+    (trained / "brief.txt").write_bytes(latin.encode("latin-1"))
+    for command in readme_commands():
+        command, _, pipe = command.partition(" | ")
+        stdin = None
+        if command.startswith("cat "):
+            stdin = "".join(
+                Path(name).read_text(encoding="utf-8") for name in shlex.split(command)[1:]
+            )
+            command = pipe
+        words = shlex.split(command.partition(" > ")[0])
+        if "--resume" in words:  # comes after a run that the environment made short
+            monkeypatch.delenv("CHARLSTM_TRAIN_UNITS")
+            monkeypatch.delenv("CHARLSTM_TRAIN_SEQ_LENGTH")
+        result = run(*words[1:], input=stdin)
+        assert result.exit_code == 0, (command, result.output)
+        if "--resume" in words:
+            monkeypatch.setenv("CHARLSTM_TRAIN_UNITS", "6")
+            monkeypatch.setenv("CHARLSTM_TRAIN_SEQ_LENGTH", "9")
+
+
+def test_every_module_is_named_in_the_readme():
+    modules = {p.name for p in (ROOT / "charlstm").glob("*.py")} - {"__init__.py", "__main__.py"}
+    missing = {m for m in modules if f"`{m.removesuffix('.py')}`" not in README}
+    assert not missing
