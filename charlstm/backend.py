@@ -33,12 +33,15 @@ def available_cores() -> int:
     return max(1, cores)
 
 
-def start_tensorflow(*, threads: int, random_seed: int) -> None:
+def start_tensorflow(*, threads: int, random_seed: int, splits_batch: bool = True) -> None:
     """Import TensorFlow without its start-up messages and set its threads.
 
     Args:
         threads: Cores to use.
         random_seed: For what Keras itself draws (dropout of recipe article).
+        splits_batch: Whether training cuts its batch into a part for each
+            core. Then every operation gets one thread: two of them sharing
+            one small matrix product are slower than one alone.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -47,7 +50,7 @@ def start_tensorflow(*, threads: int, random_seed: int) -> None:
         import tensorflow as tf
 
         with contextlib.suppress(RuntimeError):  # already started, as in tests
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_intra_op_parallelism_threads(1 if splits_batch else threads)
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         tf.get_logger().setLevel("ERROR")
         keras.utils.set_random_seed(random_seed % 2**32)

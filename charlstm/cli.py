@@ -400,7 +400,11 @@ def train(
             _note(line)
     with lock_model(plan.model):
         stop = _StopRequest()
-        start_tensorflow(threads=plan.config.threads, random_seed=plan.config.random_seed)
+        start_tensorflow(
+            threads=plan.config.threads,
+            random_seed=plan.config.random_seed,
+            splits_batch=plan.config.recipe == "default",
+        )
         from charlstm.training import Run
 
         reporter = make_reporter(quiet=quiet)

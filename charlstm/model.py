@@ -1,8 +1,9 @@
 """The two networks in Keras: the article's, and the one with carried state.
 
-Both are made of stock Keras layers, so their weights are those of
-`keras.layers.LSTM` (gates packed i, f, g, o) and `keras.layers.Dense`, named
-as in `checkpoint.weight_shapes`.
+The article's is made of stock Keras layers. The other trains with the faster
+layer of `lstm` on CPUs and with stock Keras (cuDNN) on a GPU. The weights are
+those of `keras.layers.LSTM` (gates packed i, f, g, o) and `keras.layers.Dense`
+in each, named as in `checkpoint.weight_shapes`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tensorflow as tf
 
 from charlstm.checkpoint import Arrays
 from charlstm.config import NetworkConfig
+from charlstm.lstm import BlockLSTM
 
 # One (hidden state h, cell state c) pair a layer, each (batch, units) float32.
 States = list[tuple[tf.Tensor, tf.Tensor]]
@@ -43,10 +45,8 @@ class StreamLSTM(keras.Model):
         self.network = network
         self.rate = dropout
         self.random_seed = random_seed
-        self.lstms = [
-            _lstm(network.units, n, random_seed, return_sequences=True, return_state=True)
-            for n in range(network.layers)
-        ]
+        self.has_gpu = bool(tf.config.list_logical_devices("GPU"))
+        self.lstms = [self._make_lstm(network.units, n, random_seed) for n in range(network.layers)]
         self.dense = _dense(network.vocabulary_size, random_seed, activation=None)
         n_inputs = network.vocabulary_size
         for lstm in self.lstms:
@@ -55,6 +55,17 @@ class StreamLSTM(keras.Model):
         self.dense.build((None, None, n_inputs))
         self.built = True
 
+    def _make_lstm(self, units: int, n: int, random_seed: int) -> keras.Layer:
+        if self.has_gpu:
+            return _lstm(units, n, random_seed, return_sequences=True, return_state=True)
+        kernel, recurrent = _initializers(n, random_seed)
+        return BlockLSTM(
+            units,
+            kernel_initializer=kernel,
+            recurrent_initializer=recurrent,
+            name=f"lstm_{n + 1}",
+        )
+
     def call(
         self,
         ids: tf.Tensor,
@@ -62,6 +73,7 @@ class StreamLSTM(keras.Model):
         *,
         training: bool = False,
         step: tf.Tensor | int = 0,
+        part: int = 0,
     ) -> tuple[tf.Tensor, States]:
         """Read characters and score what comes after each.
 
@@ -71,6 +83,7 @@ class StreamLSTM(keras.Model):
             training: Whether to drop out.
             step: Scalar integer; with the random seed it fixes the masks, so
                 that a resumed run drops what the first one would have.
+            part: Which part of a batch this is; each has its own masks.
 
         Returns:
             `(batch, time, vocab)` float32 logits, and the states after the
@@ -78,15 +91,28 @@ class StreamLSTM(keras.Model):
         """
         if states is None:
             states = self.zero_states(tf.shape(ids)[0])
-        x = tf.one_hot(ids, self.network.vocabulary_size)  # (batch, time, vocab)
+        x = tf.transpose(ids)  # (time, batch): the layers are time-major
         after: States = []
         for n, (lstm, (h, c)) in enumerate(zip(self.lstms, states, strict=True)):
-            x, h, c = lstm(x, initial_state=[h, c])  # (batch, time, units)
+            x, h, c = self._run_lstm(lstm, x, h, c)  # (time, batch, units)
             after.append((h, c))
             if training and self.rate > 0:
-                seed = tf.stack([self.random_seed % 2**31 + n, tf.cast(step, tf.int32)])
+                seed = tf.stack([self.random_seed % 2**31, tf.cast(step, tf.int32)])
+                seed = tf.random.experimental.stateless_fold_in(seed, 4096 * n + part)
                 x = tf.nn.experimental.stateless_dropout(x, rate=self.rate, seed=seed)
-        return self.dense(x), after
+        return tf.transpose(self.dense(x), [1, 0, 2]), after
+
+    def _run_lstm(
+        self, lstm: keras.Layer, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        if not self.has_gpu:
+            outputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = lstm(x, h, c)
+            return outputs
+        # Stock Keras is batch-major.
+        if x.dtype.is_integer:
+            x = tf.one_hot(x, self.network.vocabulary_size)
+        x, h, c = lstm(tf.transpose(x, [1, 0, 2]), initial_state=[h, c])
+        return tf.transpose(x, [1, 0, 2]), h, c
 
     def zero_states(self, batch: tf.Tensor | int) -> States:
         """Return the states before the first character.
@@ -142,11 +168,18 @@ def article_inputs(ids: tf.Tensor | np.ndarray, vocabulary_size: int) -> tf.Tens
     return tf.cast(ids, tf.float32)[..., None] / float(vocabulary_size)
 
 
+def _initializers(n: int, random_seed: int) -> tuple[keras.Initializer, keras.Initializer]:
+    """Make Keras's own choices for layer n, seeded."""
+    seed = random_seed % 2**31 + 10 * n
+    return keras.initializers.GlorotUniform(seed), keras.initializers.Orthogonal(seed=seed + 1)
+
+
 def _lstm(units: int, n: int, random_seed: int, **options: bool) -> keras.layers.LSTM:
+    kernel, recurrent = _initializers(n, random_seed)
     return keras.layers.LSTM(
         units,
-        kernel_initializer=keras.initializers.GlorotUniform(seed=random_seed % 2**31 + 10 * n),
-        recurrent_initializer=keras.initializers.Orthogonal(seed=random_seed % 2**31 + 10 * n + 1),
+        kernel_initializer=kernel,
+        recurrent_initializer=recurrent,
         # Nothing is drawn from it, but a checkpoint of recipe article holds it.
         seed=random_seed % 2**31,
         name=f"lstm_{n + 1}",
@@ -174,7 +207,7 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
     for layer in _weight_layers(model):
         cell = getattr(layer, "cell", layer)
         variables[f"{layer.name}/kernel"] = cell.kernel
-        if cell is not layer:
+        if hasattr(cell, "recurrent_kernel"):
             variables[f"{layer.name}/recurrent_kernel"] = cell.recurrent_kernel
         variables[f"{layer.name}/bias"] = cell.bias
     return variables

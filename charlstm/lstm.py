@@ -1,0 +1,248 @@
+"""The LSTM layer that training runs on a CPU.
+
+Same weights, gate order (i, f, g, o) and results as `keras.layers.LSTM`, in a
+fraction of its time. Where the time goes, and what is done about it:
+
+* Forward, TensorFlow's `BlockLSTMV2` kernel runs the whole window in one
+  operation: one product of [input, h] with [kernel; recurrent kernel] and the
+  gates, for each time step, with no graph machinery between.
+* Backward, the gates' derivatives of a time step are one fused kernel
+  (`LSTMBlockCellGrad`) and only the product that carries the error from step
+  to step stays in the loop. The weight gradients of all steps are one product
+  each, after it.
+* The kernel's registered gradient is not used: it is silently wrong, because
+  it ignores the gradient of the final states and cuts the first one.
+
+With N rows, T time steps, F features and U units the layer keeps 7·T·N·U
+floats for the backward pass. It works time-major, so that a time step is a
+contiguous block that can be handed on without a copy.
+
+The kernels exist in single precision only, on CPUs and GPUs; on a GPU stock
+Keras with cuDNN is faster still, and `model` uses that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Up to this many different characters a one-hot product costs less than
+# finding out which of them a window uses.
+MAX_ONE_HOT = 256
+
+
+class BlockLSTM(keras.layers.Layer):
+    """An LSTM layer for training on CPUs, time-major.
+
+    Args:
+        units: Size U of the hidden state.
+        kernel_initializer: For the `(features, 4·U)` kernel.
+        recurrent_initializer: For the `(U, 4·U)` recurrent kernel.
+        name: The layer's name.
+
+    The bias starts at 0, that of the forget gate at 1.
+
+    References:
+        Hochreiter & Schmidhuber, 1997 (LSTM); Gers et al., 2000 (forget
+        gate); Jozefowicz et al., 2015 (forget-gate bias of 1).
+    """
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        kernel_initializer: keras.initializers.Initializer,
+        recurrent_initializer: keras.initializers.Initializer,
+        name: str | None = None,
+    ) -> None:
+        """Keep the sizes; `build` makes the weights."""
+        super().__init__(name=name)
+        self.units = units
+        self.kernel_initializer = kernel_initializer
+        self.recurrent_initializer = recurrent_initializer
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make the weights.
+
+        Args:
+            input_shape: `(time, batch, features)`.
+        """
+        units, n_features = self.units, input_shape[-1]
+        self.kernel = self.add_weight(
+            shape=(n_features, 4 * units), initializer=self.kernel_initializer, name="kernel"
+        )
+        self.recurrent_kernel = self.add_weight(
+            shape=(units, 4 * units),
+            initializer=self.recurrent_initializer,
+            name="recurrent_kernel",
+        )
+        self.bias = self.add_weight(
+            shape=(4 * units,), initializer=_forget_gate_open(units), name="bias"
+        )
+        self.built = True
+
+    def call(
+        self, inputs: tf.Tensor, h: tf.Tensor, c: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Read a window.
+
+        Args:
+            inputs: `(time, batch, features)` float32, or `(time, batch)`
+                int32 ids, which stand for one-hot rows.
+            h: `(batch, units)` hidden state before the window.
+            c: `(batch, units)` cell state before the window.
+
+        Returns:
+            The hidden states, `(time, batch, units)`, and the last hidden and
+            cell state, `(batch, units)` each.
+        """
+        kernel = tf.convert_to_tensor(self.kernel)
+        if inputs.dtype.is_integer:
+            inputs, kernel = _one_hot(inputs, kernel)
+        outputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = _lstm(
+            inputs,
+            kernel,
+            tf.convert_to_tensor(self.recurrent_kernel),
+            tf.convert_to_tensor(self.bias),
+            h,
+            c,
+        )
+        return outputs
+
+
+def _forget_gate_open(units: int) -> Callable[..., tf.Tensor]:
+    def initialize(shape: tuple[int, ...], dtype: Any = None) -> tf.Tensor:
+        return tf.concat([tf.zeros(units), tf.ones(units), tf.zeros(2 * units)], axis=0)
+
+    return initialize
+
+
+def _one_hot(ids: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Turn ids into one-hot rows, of a large vocabulary only the part in use.
+
+    Args:
+        ids: `(time, batch)` int32.
+        kernel: `(vocab, 4·units)`.
+
+    Returns:
+        `(time, batch, features)` float32 and the `(features, 4·units)` rows of
+        the kernel that belong to them.
+    """
+    size = kernel.shape[0]
+    if size <= MAX_ONE_HOT:
+        return tf.one_hot(ids, size), kernel
+    used, index = tf.unique(tf.reshape(ids, [-1]))
+    rows = tf.one_hot(tf.reshape(index, tf.shape(ids)), tf.size(used))
+    return rows, _gather_rows(kernel, used)
+
+
+@tf.custom_gradient
+def _gather_rows(kernel: tf.Tensor, used: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+    """Take rows of a kernel, with a dense gradient, as the optimizer wants it."""
+
+    def gradient(d_rows: tf.Tensor) -> tuple[tf.Tensor, None]:
+        return tf.math.unsorted_segment_sum(d_rows, used, kernel.shape[0]), None
+
+    return tf.gather(kernel, used), gradient
+
+
+@tf.custom_gradient
+def _lstm(
+    x: tf.Tensor,
+    kernel: tf.Tensor,
+    recurrent: tf.Tensor,
+    bias: tf.Tensor,
+    h: tf.Tensor,
+    c: tf.Tensor,
+) -> tuple[tuple[tf.Tensor, tf.Tensor, tf.Tensor], Callable[..., Any]]:
+    """Run the layer and say how to go back through it.
+
+    With z_t = x_t·K + h_{t-1}·R + b, packed i, f, g, o, and σ the logistic
+    function, for t = 1 … T:
+
+        i, f, o = σ(z),  g = tanh(z)
+        c_t = f·c_{t-1} + i·g,  h_t = o·tanh(c_t)
+
+    Shapes: x `(T, N, F)`, kernel K `(F, 4U)`, recurrent R `(U, 4U)`, bias b
+    `(4U,)`, h and c `(N, U)`. Returns (h_1 … h_T), h_T, c_T.
+    """
+    n_steps = x.shape[0]
+    units = recurrent.shape[0]
+    no_peephole = tf.zeros((units,))
+    block = tf.raw_ops.BlockLSTMV2(
+        seq_len_max=tf.constant(n_steps, tf.int64),
+        x=x,
+        cs_prev=c,
+        h_prev=h,
+        w=tf.concat([kernel, recurrent], axis=0),
+        wci=no_peephole,
+        wcf=no_peephole,
+        wco=no_peephole,
+        b=bias,
+        cell_clip=0.0,
+        use_peephole=False,
+    )
+
+    def gradient(d_outputs: tf.Tensor, d_h: tf.Tensor, d_c: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Go back in time (Werbos, 1990; equations in the class's references)."""
+        i, cs, f, o, ci, co, d_out = (
+            tf.unstack(block_output, num=n_steps)
+            for block_output in (block.i, block.cs, block.f, block.o, block.ci, block.co, d_outputs)
+        )
+        # What the fused kernel checks the shape of and never reads.
+        n_rows = tf.shape(x)[1]
+        unread = {
+            "x": tf.zeros((n_rows, 1)),
+            "w": tf.zeros((1 + units, 4 * units)),
+            "b": tf.zeros((4 * units,)),
+            "wci": no_peephole,
+            "wcf": no_peephole,
+            "wco": no_peephole,
+        }
+        # The kernel gives dz packed i, g, f, o.
+        back = tf.transpose(_swap_f_and_g(recurrent))  # (4 * units, units)
+        dz: list[tf.Tensor] = []
+        for t in reversed(range(n_steps)):
+            before = cs[t - 1] if t > 0 else c
+            cell = tf.raw_ops.LSTMBlockCellGrad(
+                **unread,
+                cs_prev=before,
+                h_prev=before,
+                i=i[t],
+                cs=cs[t],
+                f=f[t],
+                o=o[t],
+                ci=ci[t],
+                co=co[t],
+                cs_grad=d_c,
+                h_grad=d_out[t] + d_h,
+                use_peephole=False,
+            )
+            d_c = cell.cs_prev_grad
+            d_h = tf.matmul(cell.dicfo, back)  # (batch, units)
+            dz.append(cell.dicfo)
+        d_z = tf.concat(dz[::-1], axis=0)  # (time * batch, 4 * units)
+        h_before = tf.concat([h[None], block.h[:-1]], axis=0)
+        d_recurrent = tf.matmul(tf.reshape(h_before, [-1, units]), d_z, transpose_a=True)
+        n_features = tf.shape(x)[2]
+        d_kernel = tf.matmul(tf.reshape(x, [-1, n_features]), d_z, transpose_a=True)
+        d_x = tf.matmul(d_z, _swap_f_and_g(kernel), transpose_b=True)
+        return (
+            tf.reshape(d_x, tf.shape(x)),
+            _swap_f_and_g(d_kernel),
+            _swap_f_and_g(d_recurrent),
+            _swap_f_and_g(tf.reduce_sum(d_z, axis=0)),
+            d_h,
+            d_c,
+        )
+
+    return (block.h, block.h[-1], block.cs[-1]), gradient
+
+
+def _swap_f_and_g(packed: tf.Tensor) -> tf.Tensor:
+    """Go between the packings i, f, g, o (Keras) and i, g, f, o (the fused kernel)."""
+    i, second, third, o = tf.split(packed, 4, axis=-1)
+    return tf.concat([i, third, second, o], axis=-1)
