@@ -40,6 +40,7 @@ from charlstm.errors import (
     ConfigError,
     InputError,
     ModelNotFoundError,
+    NewerFormatError,
     OutputError,
     printable,
 )
@@ -48,7 +49,7 @@ from charlstm.vocabulary import Vocabulary, check_format_version
 FORMAT_VERSION = 1
 CHECKPOINTS_FOLDER = "checkpoints"
 KEEP_LAST = 2
-_MAX_JSON_BYTES = 64 << 20
+_MAX_MANIFEST_BYTES = 1 << 20
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 _LOGS = ("history.jsonl", "samples.jsonl")
 _LOCK = ".lock"
@@ -165,7 +166,7 @@ def model_path(name: str) -> Path:
     """
     if not name or name in (".", "..") or "\0" in name:
         raise InputError(
-            f"{printable(name)!r} cannot be a model's name",
+            f"'{printable(name)}' cannot be a model's name",
             hint="give a word, or a path with a separator such as ./mine",
         )
     has_separator = os.sep in name or (os.altsep is not None and os.altsep in name)
@@ -180,13 +181,20 @@ def list_checkpoints(model: Path) -> list[CheckpointInfo]:
 
     Returns:
         One entry a checkpoint; damaged ones are left out.
+
+    Raises:
+        NewerFormatError: If a newer program wrote one.
     """
     found = []
     with contextlib.suppress(OSError):
         for entry in sorted(model.iterdir()):
             if _STEP_FOLDER.fullmatch(entry.name) and entry.is_dir():
-                with contextlib.suppress(CheckpointError):
+                try:
                     found.append(_read_manifest(entry))
+                except NewerFormatError:
+                    raise  # not damaged, and not to be trained over
+                except CheckpointError:
+                    continue
     return sorted(found, key=lambda info: info.step)
 
 
@@ -221,7 +229,9 @@ def list_models(root: Path | None = None) -> list[Path]:
     dated = []
     with contextlib.suppress(OSError):
         for entry in sorted((root or Path(CHECKPOINTS_FOLDER)).iterdir()):
-            checkpoints = list_checkpoints(entry)
+            checkpoints = []
+            with contextlib.suppress(NewerFormatError):
+                checkpoints = list_checkpoints(entry)
             if checkpoints:
                 dated.append((max(info.written_at for info in checkpoints), entry))
     return [entry for _, entry in sorted(dated, key=lambda pair: -pair[0])]
@@ -294,12 +304,12 @@ def choose_checkpoint(model: Path, which: str) -> CheckpointInfo:
 
 
 def _read_bytes(path: Path, *, limit: int) -> bytes:
-    if path.is_symlink() or not path.is_file():
-        raise CheckpointError(f"{_shown(path)} is missing or not a plain file")
-    size = path.stat().st_size
-    if size > limit:
-        raise CheckpointError(f"{_shown(path)} has {size:,} bytes; at most {limit:,} are read")
     try:
+        if path.is_symlink() or not path.is_file():
+            raise CheckpointError(f"{_shown(path)} is missing or not a plain file")
+        size = path.stat().st_size
+        if size > limit:
+            raise CheckpointError(f"{_shown(path)} has {size:,} bytes; at most {limit:,} are read")
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot read {_shown(path)}: {error.strerror}") from error
@@ -318,8 +328,9 @@ def _parse_object(data: bytes, path: Path) -> dict[str, Any]:
 
 def _read_manifest(folder: Path) -> CheckpointInfo:
     path = folder / "manifest.json"
-    content = _parse_object(_read_bytes(path, limit=1 << 20), path)
+    content = _parse_object(_read_bytes(path, limit=_MAX_MANIFEST_BYTES), path)
     try:
+        _check_manifest(content, folder)
         files = {
             str(name): (int(entry["n_bytes"]), str(entry["sha256"]))
             for name, entry in content["files"].items()
@@ -337,8 +348,23 @@ def _read_manifest(folder: Path) -> CheckpointInfo:
             written_at=float(content["written_at"]),
             files=files,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{_shown(path)} is damaged: {error!r}") from error
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """Hash a manifest's other entries: it vouches for all files, so it is vouched for too."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_manifest(content: dict[str, Any], folder: Path) -> None:
+    if content.pop("seal", None) != _seal(content):
+        raise ValueError("it is not what was saved")
+    if f"step-{content['step']:08d}" != folder.name:
+        raise ValueError(f"it is of step {content['step']}")
+    for key in ("val_loss", "train_loss", "epoch", "written_at"):
+        if content[key] is not None and not math.isfinite(content[key]):
+            raise ValueError(f"{key} is not finite")
 
 
 def _verified(info: CheckpointInfo, name: str) -> bytes:
@@ -493,7 +519,10 @@ def clear_model(model: Path) -> None:
     """
     for entry in list(model.iterdir()):
         if _STEP_FOLDER.fullmatch(entry.name) or _is_leftover(entry):
-            shutil.rmtree(entry)
+            if entry.is_symlink():
+                entry.unlink()
+            elif entry.is_dir():
+                shutil.rmtree(entry)
         elif entry.name in _LOGS:
             entry.unlink()
 
@@ -537,8 +566,6 @@ def write_checkpoint(
     Raises:
         OutputError: If it cannot be written; the earlier checkpoints stay.
     """
-    import safetensors.numpy
-
     version = {"format_version": FORMAT_VERSION}
     final = model / f"step-{step:08d}"
     try:
@@ -547,13 +574,13 @@ def write_checkpoint(
                 shutil.rmtree(entry)
         temporary = Path(tempfile.mkdtemp(prefix=".step-", dir=model))
         contents = {
-            "weights.safetensors": safetensors.numpy.save(weights),
+            "weights.safetensors": _save_arrays(weights),
             "config.json": _to_json(version | config),
             "vocabulary.json": _to_json(vocabulary.to_json()),
-            "state.safetensors": safetensors.numpy.save(state.arrays),
+            "state.safetensors": _save_arrays(state.arrays),
             "trainer.json": _to_json(version | state.trainer),
         }
-        manifest = version | {
+        manifest: dict[str, Any] = version | {
             "step": step,
             "epoch": epoch,
             "train_loss": train_loss,
@@ -566,17 +593,24 @@ def write_checkpoint(
         }
         for name, data in contents.items():
             _write_synced(temporary / name, data)
+        manifest["seal"] = _seal(manifest)
         _write_synced(temporary / "manifest.json", _to_json(manifest))
         temporary.chmod(0o755)
         _sync_folder(temporary)
         if final.exists():
-            # The same step again, as after an evaluation: the old one steps aside.
+            # The same step again, as after a damaged one was passed over.
             aside = Path(tempfile.mkdtemp(prefix=".step-", dir=model))
             final.replace(aside / "replaced")
-        temporary.replace(final)
+            try:
+                temporary.replace(final)
+            except BaseException:
+                (aside / "replaced").replace(final)
+                raise
+        else:
+            temporary.replace(final)
         _sync_folder(model)
         info = _read_manifest(final)
-        _retire(model)
+        _retire(model, keep=final)
     except OSError as error:
         raise OutputError(
             f"cannot save to {_shown(model)}: {error.strerror or error}",
@@ -585,16 +619,26 @@ def write_checkpoint(
     return info
 
 
-def _retire(model: Path) -> None:
+def _retire(model: Path, *, keep: Path) -> None:
     checkpoints = list_checkpoints(model)
     kept = {info.path for info in checkpoints[-KEEP_LAST:]}
-    kept.add(best_checkpoint(checkpoints).path)
+    kept |= {best_checkpoint(checkpoints).path, keep}
     for info in checkpoints:
         if info.path not in kept:
-            shutil.rmtree(info.path)
+            # Out of sight first: a kill half-way must not leave half a checkpoint.
+            info.path.replace(Path(tempfile.mkdtemp(prefix=".step-", dir=model)) / "retired")
     for entry in model.iterdir():
         if _is_leftover(entry):
             shutil.rmtree(entry)
+
+
+def _save_arrays(arrays: Arrays) -> bytes:
+    import safetensors.numpy
+
+    # safetensors copies the memory behind an array and ignores its strides.
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    data: bytes = safetensors.numpy.save(plain)
+    return data
 
 
 def _to_json(content: Mapping[str, Any]) -> bytes:
@@ -633,8 +677,13 @@ def append_log(model: Path, name: str, record: Mapping[str, Any]) -> None:
         OutputError: If it cannot be written.
     """
     try:
-        with (model / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        with (model / name).open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = b"\n" + line
+            file.write(line)
     except OSError as error:
         raise OutputError(f"cannot write {_shown(model / name)}: {error.strerror}") from error
 
@@ -649,8 +698,14 @@ def read_log(model: Path, name: str) -> list[dict[str, Any]]:
     Returns:
         The records in order; empty if there is no file.
     """
+    with contextlib.suppress(OSError):
+        return _records(model / name)
+    return []
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
     records = []
-    with contextlib.suppress(OSError), (model / name).open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for line in file:
             with contextlib.suppress(ValueError):
                 record = json.loads(line)
@@ -670,11 +725,11 @@ def truncate_logs(model: Path, *, step: int) -> None:
         OutputError: If a log cannot be written.
     """
     for name in _LOGS:
-        kept = [r for r in read_log(model, name) if _is_by(r, step)]
-        text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
         temporary = model / f"{name}.new"
         try:
             if (model / name).exists():
+                kept = [r for r in _records(model / name) if _is_by(r, step)]
+                text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
                 _write_synced(temporary, text.encode())
                 temporary.replace(model / name)
         except OSError as error:
@@ -706,6 +761,8 @@ def open_checkpoint(model: Path, which: str = "best") -> tuple[Checkpoint, list[
     for info in candidates:
         try:
             return load_checkpoint(info), warnings
+        except NewerFormatError:
+            raise
         except CharlstmError as error:
             warnings.append(error.message)
     raise CheckpointError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from typing import Any, Literal, get_args
 
 from charlstm.errors import ConfigError
@@ -165,7 +166,7 @@ def check_float(
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if (
         not is_number
-        or not math.isfinite(value)
+        or not -sys.float_info.max <= value <= sys.float_info.max
         or value < low
         or value > high
         or (low_open and value == low)

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from charlstm.config import SEQ_LENGTH, VAL_FRACTION, check_float, check_int
 from charlstm.errors import CharlstmError, CorpusError, OutputError, printable
-from charlstm.vocabulary import Vocabulary, check_format_version, code_points_of
+from charlstm.vocabulary import NEWER_FORMAT, Vocabulary, check_format_version, code_points_of
 
 FORMAT_VERSION = 1
 PREPARED_FOLDER = "prepared"
@@ -317,12 +317,14 @@ class _Source:
                 self.n_bytes += len(block)
                 if not is_multibyte and b"\0" in block:
                     raise self._binary(f"a NUL byte at offset {offset + block.index(0):,}")
-                pending = len(decoder.getstate()[0])
                 try:
                     text = decoder.decode(block, final=not block)
+                except UnicodeDecodeError as error:
+                    # What was decoded ends here; it may begin after a mark.
+                    bad = self.n_bytes - len(error.object) + error.start
+                    raise self._undecodable(bad) from error
                 except UnicodeError as error:
-                    start = getattr(error, "start", 0)
-                    raise self._undecodable(max(0, offset - pending + start)) from error
+                    raise self._undecodable(offset) from error
                 if pending_cr:
                     text = "\r" + text
                 pending_cr = bool(block) and text.endswith("\r")
@@ -341,49 +343,28 @@ class _Source:
 
         A file may hold several Project Gutenberg texts, one after the other.
         """
-        self.removed_characters = 0
+        boilerplate = _Boilerplate()
+        n_chars = n_kept = 0
         held = ""
-        is_inside = True
-        is_start = True
         for piece in pieces:
             held += piece
-            # Only whole lines can be told to be a marker or not.
-            stop = held.rfind("\n") + 1 or (len(held) if len(held) > 1_000 else 0)
-            if is_start and len(held) < _GUTENBERG_SEARCH_CHARACTERS:
+            n_chars += len(piece)
+            if n_chars < _GUTENBERG_SEARCH_CHARACTERS:
                 continue
-            text, held = held[:stop], held[stop:]
-            kept, is_inside = self._strip(text, is_inside=is_inside, is_start=is_start)
-            is_start = False
+            # Only whole lines can be told to be a marker or not, and the blank
+            # lines before an end line go with it.
+            stop = held.rfind("\n") + 1
+            written = len(held[:stop].rstrip("\n"))
+            stop = written + 1 if written else 0
+            if stop == 0 and len(held) > 1_000:
+                stop = len(held)
+            kept = boilerplate.strip(held[:stop])
+            held = held[stop:]
+            n_kept += len(kept)
             yield kept
-        kept, _ = self._strip(held, is_inside=is_inside, is_start=is_start)
+        kept = boilerplate.strip(held)
+        self.removed_characters = n_chars - n_kept - len(kept)
         yield kept
-
-    def _strip(self, text: str, *, is_inside: bool, is_start: bool) -> tuple[str, bool]:
-        kept: list[str] = []
-        position = 0
-        if is_start:
-            header = _GUTENBERG_START.search(text, 0, _GUTENBERG_SEARCH_CHARACTERS)
-            if header:
-                position = header.end()
-        while True:
-            if is_inside:
-                end = _GUTENBERG_END.search(text, position)
-                body = text[position : end.start() if end else len(text)]
-                if position or end:
-                    # Where a marker was cut off, so are the blank lines beside it.
-                    body = body.lstrip("\n") if position else body
-                    body = body.rstrip("\n") + "\n" if end and body else body
-                kept.append(body)
-                if not end:
-                    break
-                position, is_inside = end.end(), False
-            start = _GUTENBERG_START.search(text, position)
-            if not start:
-                break
-            position, is_inside = start.end(), True
-        result = "".join(kept)
-        self.removed_characters += len(text) - len(result)
-        return result, is_inside
 
     def _refuse_binary_start(self, block: bytes, is_multibyte: bool) -> None:
         for bom, encoding in (
@@ -423,14 +404,64 @@ class _Source:
         return CorpusError(message, hint=f"it is likely {guess}: try --encoding {guess}")
 
 
+class _Boilerplate:
+    """Takes the licence of Project Gutenberg out of a text that comes in parts."""
+
+    def __init__(self) -> None:
+        self.is_start = True
+        self.is_inside = True
+        self.is_line_start = True
+        self.is_after_marker = False
+
+    def strip(self, text: str) -> str:
+        """Return what stays of the next part, which ends with a line where it can."""
+        kept: list[str] = []
+        position = 0
+        if not self.is_line_start:
+            # The rest of a very long line is no marker, whatever it says.
+            position = text.find("\n") + 1 or len(text)
+            if self.is_inside:
+                kept.append(text[:position])
+        elif self.is_start:
+            end = _GUTENBERG_END.search(text)
+            stop = min(_GUTENBERG_SEARCH_CHARACTERS, end.start() if end else len(text))
+            header = _GUTENBERG_START.search(text, 0, stop)
+            if header:
+                position, self.is_after_marker = header.end(), True
+        while True:
+            if self.is_inside:
+                end = _GUTENBERG_END.search(text, position)
+                body = text[position : end.start() if end else len(text)]
+                # Where a marker was cut off, so are the blank lines beside it.
+                if self.is_after_marker:
+                    body = body.lstrip("\n")
+                    self.is_after_marker = not body
+                if end:
+                    body = body.rstrip("\n")
+                    body += "\n" if body else ""
+                kept.append(body)
+                if not end:
+                    break
+                position, self.is_inside = end.end(), False
+            start = _GUTENBERG_START.search(text, position)
+            if not start:
+                break
+            position, self.is_inside, self.is_after_marker = start.end(), True, True
+        self.is_start = False
+        if text:
+            self.is_line_start = text.endswith("\n")
+        return "".join(kept)
+
+
 _MAGIC = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
-    b"GIF8": "a GIF image",
+    b"GIF87a": "a GIF image",
+    b"GIF89a": "a GIF image",
     b"%PDF-": "a PDF",
     b"PK\x03\x04": "a ZIP archive (or an .odt, .docx or .epub)",
     b"\x1f\x8b": "gzip data",
-    b"BZh": "bzip2 data",
+    **{b"BZh%d1AY&SY" % level: "bzip2 data" for level in range(1, 10)},
     b"\xfd7zXZ": "xz data",
     b"\x28\xb5\x2f\xfd": "zstd data",
     b"\x7fELF": "a program",
@@ -440,7 +471,7 @@ _MAGIC = {
 
 def _unknown_encoding(encoding: str) -> CorpusError:
     return CorpusError(
-        f"there is no text encoding {printable(encoding)!r}",
+        f"there is no text encoding {encoding!r}",
         hint="give one that Python knows, such as utf-8, latin-1, cp1252 or utf-16",
     )
 
@@ -491,7 +522,7 @@ def _cut_safely(texts: Iterator[str]) -> Iterator[str]:
         held += text
         cut = max(held.rfind("\n"), held.rfind(" ")) + 1
         if cut == 0:
-            cut = next((i for i in range(len(held) - 1, 0, -1) if not _may_combine(held[i])), 0)
+            cut = next((i for i in range(len(held) - 1, 0, -1) if _is_cut_safe(held, i)), 0)
         if cut == 0 and len(held) > _MAX_PIECE_CHARACTERS:
             cut = len(held)
         if cut:
@@ -499,6 +530,20 @@ def _cut_safely(texts: Iterator[str]) -> Iterator[str]:
             held = held[cut:]
     if held:
         yield held
+
+
+def _is_cut_safe(text: str, i: int) -> bool:
+    """Tell whether normalising and lower-casing both parts equals doing it to the whole."""
+    return not _may_combine(text[i]) and not any(map(_shapes_sigma, text[i - 1 : i + 1]))
+
+
+def _shapes_sigma(character: str) -> bool:
+    """Tell whether a character is a capital sigma or looked past for its final form."""
+    return character == "Σ" or unicodedata.category(character) in _LOOKED_PAST
+
+
+# Unicode's Case_Ignorable characters are all of these kinds.
+_LOOKED_PAST = frozenset({"Mn", "Me", "Cf", "Lm", "Sk", "Po", "Pi", "Pf"})
 
 
 def _may_combine(character: str) -> bool:
@@ -566,17 +611,17 @@ def prepare_corpus(
     """
     name = name or corpus_name(source)
     target = output or Path(PREPARED_FOLDER) / name
-    if target.exists() and not is_prepared(target) and not _is_empty_folder(target):
-        raise CorpusError(
-            f"{printable(str(target))} exists and is not a prepared corpus",
-            hint="choose another folder with --output",
-        )
-    if source is not None and source.is_file() and source.stat().st_size == 0:
-        raise _empty(source.name)
     try:
+        if target.exists() and not is_prepared(target) and not _is_empty_folder(target):
+            raise CorpusError(
+                f"{printable(str(target))} exists and is not a prepared corpus",
+                hint="choose another folder with --output",
+            )
+        if source is not None and source.is_file() and source.stat().st_size == 0:
+            raise _empty(source.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
-            prefix=f".{target.name}-", dir=target.parent, ignore_cleanup_errors=True
+            prefix=".prepare-", dir=target.parent, ignore_cleanup_errors=True
         ) as temporary:
             return _prepare_in(
                 Path(temporary),
@@ -633,14 +678,21 @@ def _prepare_in(
         (temporary / "corpus.json").replace(target / "corpus.json")
         return reusable
 
+    if is_prepared(target):
+        strange = {p.name for p in target.iterdir()} - _FILES
+        if strange:
+            raise CorpusError(
+                f"{printable(str(target))} holds {printable(min(strange))}, "
+                "which is no part of a prepared corpus",
+                hint="move it, or choose another folder with --output",
+            )
     seen, n_chars = _distinct_characters(text.pieces(advance))
     if n_chars == 0:
         raise _empty(shown)
     split = split_corpus(n_chars, seq_length=seq_length, val_fraction=val_fraction, name=shown)
     if len(seen) < 2:
-        only = printable(seen[0])
         raise CorpusError(
-            f"{printable(shown)} is a single repeated character, {only!r}: nothing to learn",
+            f"{printable(shown)} is a single repeated character, {seen[0]!r}: nothing to learn",
             hint="give a text with at least two different characters",
         )
     vocabulary = Vocabulary(seen)
@@ -671,9 +723,15 @@ def _prepare_in(
     )
     content = _corpus_json(corpus, split, seq_length, val_fraction, n_bytes, n_chars=n_chars)
     _write_json(folder / "corpus.json", content)
+    replaced = temporary / "replaced"
     if target.exists():
-        target.replace(temporary / "replaced")
-    folder.replace(target)
+        target.replace(replaced)
+    try:
+        folder.replace(target)
+    except BaseException:
+        if replaced.exists():
+            replaced.replace(target)
+        raise
     return dataclasses.replace(corpus, ids=_map_ids(target, "ids.bin", dtype, n_chars))
 
 
@@ -734,7 +792,9 @@ def _reusable(target: Path, path: Path, *, options: CorpusOptions, text: _Source
         return None
     try:
         corpus = load_corpus(target)
-    except CharlstmError:
+    except CharlstmError as error:
+        if error.hint == NEWER_FORMAT:
+            raise
         return None
     if corpus.options != options:
         return None
@@ -810,7 +870,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CorpusError(f"{printable(str(file))} is not a prepared corpus")
     try:
-        check_format_version(content, known=FORMAT_VERSION, source=str(file))
+        check_format_version(content, known=FORMAT_VERSION, source=printable(str(file)))
     except CharlstmError as error:
         raise CorpusError(error.message, hint=error.hint) from error
     return content
@@ -845,13 +905,14 @@ def load_corpus(path: Path) -> Corpus:
             removed_characters=int(content.get("removed_characters", 0)),
         )
     except CharlstmError as error:
-        raise CorpusError(error.message, hint=_PREPARE_AGAIN) from error
-    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise CorpusError(error.message, hint=error.hint or _PREPARE_AGAIN) from error
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise CorpusError(
             f"the prepared corpus {printable(str(path))} is damaged: {error}", hint=_PREPARE_AGAIN
         ) from error
 
 
+_FILES = frozenset({"corpus.json", "ids.bin", "vocabulary.json"})
 _PREPARE_AGAIN = "prepare the text again"
 
 

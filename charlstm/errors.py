@@ -57,6 +57,10 @@ class CheckpointError(CharlstmError):
     """A checkpoint is damaged, or of a format this version does not know."""
 
 
+class NewerFormatError(CheckpointError):
+    """A newer program wrote it: not damaged, but not to be read by this one."""
+
+
 class OutputError(CharlstmError):
     """A result cannot be written: read-only folder, full disk, locked model."""
 

@@ -280,10 +280,10 @@ def pick_seed_window(checkpoint: Checkpoint, rng: np.random.Generator) -> str:
         rng: Where the choice comes from.
 
     Returns:
-        The window's text; a newline if the model carries none.
+        The window's text; empty if the model carries none.
     """
     windows = checkpoint.seed_windows
-    return windows[int(rng.integers(len(windows)))] if windows else "\n"
+    return windows[int(rng.integers(len(windows)))] if windows else ""
 
 
 def write_ids(

@@ -39,7 +39,8 @@ def softmax(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     Returns:
         `(…, vocab)` probabilities of the same dtype, each row summing to 1.
     """
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    with np.errstate(over="ignore"):  # -inf is the right answer
+        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     probabilities: npt.NDArray[np.floating] = exponentials / exponentials.sum(
         axis=-1, keepdims=True
     )
@@ -65,9 +66,9 @@ def apply_temperature(logits: Logits, *, temperature: float) -> Logits:
     """
     check_float("temperature", temperature, low=0, low_open=True)
     # The maximum goes first, so that a tiny temperature cannot overflow.
-    centred = logits - logits.max(axis=-1, keepdims=True)
     with np.errstate(over="ignore"):
-        scaled: Logits = centred / np.float32(max(temperature, 1e-30))
+        centred = logits - logits.max(axis=-1, keepdims=True)
+        scaled: Logits = centred / np.float32(min(max(temperature, 1e-30), 1e38))
     return scaled
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from charlstm.errors import CheckpointError
+from charlstm.errors import CheckpointError, NewerFormatError, printable
 
 FORMAT_VERSION = 1
+NEWER_FORMAT = "install a newer charlstm"
 _N_CODE_POINTS = 0x110000
 
 
@@ -165,11 +166,12 @@ class Vocabulary:
         Raises:
             CheckpointError: If the file is not a vocabulary of a known format.
         """
+        source = printable(str(path))
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"cannot read {path}: {error}") from error
-        return cls.from_json(content, source=str(path))
+            raise CheckpointError(f"cannot read {source}: {error}") from error
+        return cls.from_json(content, source=source)
 
 
 def code_points_of(text: str) -> npt.NDArray[np.uint32]:
@@ -199,7 +201,7 @@ def check_format_version(content: dict[str, object], *, known: int, source: str)
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise CheckpointError(f"{source} has no usable format_version")
     if version > known:
-        raise CheckpointError(
+        raise NewerFormatError(
             f"{source} has format version {version}; this charlstm reads up to {known}",
-            hint="install a newer charlstm",
+            hint=NEWER_FORMAT,
         )

@@ -1,0 +1,278 @@
+"""Ranges, recipes and the count of parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charlstm.config import (
+    NetworkConfig,
+    TrainingConfig,
+    adapted_dropout,
+    check_float,
+    check_int,
+    default_training_characters,
+    recipe_defaults,
+)
+from charlstm.errors import ConfigError
+
+PROPERTY = settings(max_examples=60, deadline=None, database=None)  # writes no files
+NEVER_A_NUMBER: list[Any] = [math.nan, math.inf, -math.inf, True, False, "5", "", [3], 1j]
+HUGE: Any = 10**400  # a JSON file can hold it, a float cannot
+
+
+# --- the network ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vocabulary_size", [2, 47, 65, 100])
+def test_the_article_network_has_the_parameters_of_the_article(vocabulary_size: int) -> None:
+    network = NetworkConfig(vocabulary_size=vocabulary_size, input="scaled", carries_state=False)
+    # 4·300·(1 + 300 + 1) = 362,400; 4·300·(300 + 300 + 1) = 721,200; (300 + 1)·V.
+    assert network.parameters == 362_400 + 721_200 + 301 * vocabulary_size
+    assert network.parameters == 1_083_600 + 301 * vocabulary_size
+
+
+def test_one_hot_input_widens_the_first_kernel_only() -> None:
+    scaled = NetworkConfig(vocabulary_size=65, input="scaled")
+    one_hot = NetworkConfig(vocabulary_size=65, input="one_hot")
+    assert scaled.input_size == 1
+    assert one_hot.input_size == 65
+    assert one_hot.parameters - scaled.parameters == 64 * 1200  # rows of (features, 4·300)
+
+
+@given(
+    vocabulary_size=st.integers(2, 300),
+    units=st.integers(1, 40),
+    layers=st.integers(1, 5),
+    kind=st.sampled_from(["one_hot", "scaled"]),
+)
+@PROPERTY
+def test_parameters_are_the_sizes_of_the_weights(
+    vocabulary_size: int, units: int, layers: int, kind: Any
+) -> None:
+    total = 0
+    features = vocabulary_size if kind == "one_hot" else 1
+    for _ in range(layers):
+        shapes = [(features, 4 * units), (units, 4 * units), (4 * units,)]  # as in Keras
+        total += sum(math.prod(shape) for shape in shapes)
+        features = units
+    total += math.prod((features, vocabulary_size)) + vocabulary_size
+    network = NetworkConfig(vocabulary_size=vocabulary_size, units=units, layers=layers, input=kind)
+    assert network.parameters == total
+
+
+def test_the_network_is_two_layers_of_300_units_over_windows_of_50() -> None:
+    network = NetworkConfig(vocabulary_size=7)
+    assert (network.layers, network.units, network.seq_length) == (2, 300, 50)
+    assert network.input == "one_hot"
+    assert network.carries_state
+
+
+NETWORK_RANGES = [
+    ("vocabulary_size", "the vocabulary size", 2, 0x110000),
+    ("units", "units", 1, 16_384),
+    ("layers", "layers", 1, 64),
+    ("seq_length", "seq-length", 1, 100_000),
+]
+
+
+@pytest.mark.parametrize(("field", "shown", "low", "high"), NETWORK_RANGES)
+def test_network_sizes_are_whole_numbers_in_a_range(
+    field: str, shown: str, low: Any, high: Any
+) -> None:
+    for good in (low, high):
+        assert getattr(NetworkConfig(**{"vocabulary_size": 9, field: good}), field) == good
+    for bad in (low - 1, high + 1, low + 0.5, float(low), None, HUGE, *NEVER_A_NUMBER):
+        with pytest.raises(ConfigError) as caught:
+            NetworkConfig(**{"vocabulary_size": 9, field: bad})
+        expected = f"{shown} must be a whole number from {low} to {high}, not {bad!r}"
+        assert caught.value.message == expected
+        assert caught.value.hint is None
+        assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("kind", ["embedded", "", None, 1, ["one_hot"]])
+def test_an_unknown_kind_of_input_is_refused(kind: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        NetworkConfig(vocabulary_size=9, input=kind)
+    assert "'one_hot', 'scaled'" in caught.value.message
+    assert repr(kind) in caught.value.message
+    assert caught.value.exit_code == 2
+
+
+# --- training -----------------------------------------------------------------
+
+# field, what a person calls it, values just inside, values just outside
+TRAINING_RANGES: list[tuple[str, str, list[Any], list[Any]]] = [
+    ("epochs", "epochs", [None, 1e-9, 0.5, 3, 1e9], [0, 0.0, -1]),
+    ("minutes", "minutes", [None, 0.01, 60], [0, -0.5]),
+    ("batch_size", "batch-size", [1, 1_000_000], [0, -3, 1_000_001, 2.0, None]),
+    ("dropout", "dropout", [0, 0.0, 0.999], [-1e-9, 1, 1.0, 1.5, None]),
+    ("learning_rate", "learning-rate", [1e-9, 10], [0, -1e-3, 10.000001, None]),
+    ("clip_norm", "clip-norm", [None, 1e-9, 5], [0, -1]),
+    ("val_fraction", "val-fraction", [0, 0.9], [-1e-9, 0.900001, 1, None]),
+    ("patience", "patience", [0, 1_000_000], [-1, 1_000_001, 1.5, None]),
+    ("random_seed", "random-seed", [0, 2**63 - 1], [-1, 2**63, 0.0, None]),
+    ("threads", "threads", [1, 4_096], [0, 4_097, 2.0, None]),
+]
+
+
+@pytest.mark.parametrize(("field", "shown", "inside", "outside"), TRAINING_RANGES)
+def test_training_settings_have_ranges(
+    field: str, shown: str, inside: list[Any], outside: list[Any]
+) -> None:
+    for good in inside:
+        assert getattr(TrainingConfig(**{field: good}), field) == good
+    for bad in (*outside, *NEVER_A_NUMBER):
+        with pytest.raises(ConfigError) as caught:
+            TrainingConfig(**{field: bad})
+        assert caught.value.message.startswith(f"{shown} must be a ")
+        assert caught.value.message.endswith(f", not {bad!r}")
+        assert caught.value.hint is None
+        assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("field", [field for field, *_ in TRAINING_RANGES])
+def test_a_number_too_large_for_a_float_is_out_of_range(field: str) -> None:
+    with pytest.raises(ConfigError, match="must be a"):
+        TrainingConfig(**{field: HUGE})
+
+
+def test_an_unknown_recipe_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        TrainingConfig(recipe="keras")  # type: ignore[arg-type]
+    assert "'default', 'article'" in caught.value.message
+    assert caught.value.message.endswith("not 'keras'")
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"low": 0}, "share must be a finite number at least 0, not -2"),
+        ({"low": 0, "low_open": True}, "share must be a finite number above 0, not -2"),
+        ({"low": 0, "high": 1}, "share must be a finite number at least 0 and at most 1, not -2"),
+        (
+            {"low": 0, "high": 1, "high_open": True},
+            "share must be a finite number at least 0 and below 1, not -2",
+        ),
+    ],
+)
+def test_a_range_error_says_what_is_allowed(limits: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_float("share", -2, **limits)
+    assert caught.value.message == message
+
+
+@given(value=st.floats(), low_open=st.booleans(), high_open=st.booleans())
+@PROPERTY
+def test_check_float_accepts_exactly_the_numbers_in_the_range(
+    value: float, low_open: bool, high_open: bool
+) -> None:
+    in_range = -3 <= value <= 5  # false for NaN
+    if (low_open and value == -3) or (high_open and value == 5):
+        in_range = False
+    try:
+        check_float("x", value, low=-3, high=5, low_open=low_open, high_open=high_open)
+        is_accepted = True
+    except ConfigError:
+        is_accepted = False
+    assert is_accepted == in_range
+
+
+@given(value=st.integers(-10, 10))
+@PROPERTY
+def test_check_int_accepts_exactly_the_closed_range(value: int) -> None:
+    try:
+        check_int("x", value, low=-3, high=5)
+        is_accepted = True
+    except ConfigError:
+        is_accepted = False
+    assert is_accepted == (value in range(-3, 6))
+
+
+@pytest.mark.parametrize("config", [NetworkConfig(vocabulary_size=9), TrainingConfig()])
+def test_a_configuration_cannot_be_changed(config: Any) -> None:
+    field = dataclasses.fields(config)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, field, getattr(config, field))
+
+
+# --- recipes ------------------------------------------------------------------
+
+
+def test_the_article_recipe_is_the_article() -> None:
+    config = recipe_defaults("article", n_train=100_000)
+    assert config.recipe == "article"
+    assert config.epochs == 100
+    assert config.batch_size == 30
+    assert config.dropout == 0.2
+    assert config.learning_rate == 0.001  # Adam's default in Keras
+    assert config.clip_norm is None
+    assert config.lowercase
+    assert config.val_fraction == 0  # no validation split and no early stop
+    assert config.patience == 0
+
+
+@pytest.mark.parametrize("n_train", [51, 90_000, 40_000_000])
+def test_the_article_recipe_does_not_look_at_the_text(n_train: int) -> None:
+    assert recipe_defaults("article", n_train=n_train) == recipe_defaults("article", n_train=7)
+
+
+def test_the_default_recipe_leaves_the_budget_open_and_holds_out_a_tenth() -> None:
+    config = recipe_defaults("default", n_train=90_000)
+    assert config.recipe == "default"
+    assert config.epochs is None
+    assert config.minutes is None
+    assert config.val_fraction == 0.1
+    assert config.clip_norm is not None
+    assert config.patience > 0
+    assert not config.lowercase
+
+
+@pytest.mark.parametrize(
+    ("n_train", "rows"),
+    [(51, 1), (499, 1), (999, 1), (1_000, 2), (15_999, 31), (16_000, 32), (10**9, 32)],
+)
+def test_small_texts_get_fewer_rows_of_ten_windows_at_least(n_train: int, rows: int) -> None:
+    assert recipe_defaults("default", n_train=n_train).batch_size == rows
+
+
+@given(n_train=st.integers(0, 10**10))
+@PROPERTY
+def test_every_size_of_text_gets_a_valid_configuration(n_train: int) -> None:
+    config = recipe_defaults("default", n_train=n_train)
+    assert 1 <= config.batch_size <= 32
+    assert 0 <= config.dropout <= 0.5
+
+
+@given(sizes=st.lists(st.integers(0, 10**9), min_size=2, max_size=20))
+@PROPERTY
+def test_larger_texts_train_on_more_with_less_dropout(sizes: list[int]) -> None:
+    sizes.sort()
+    characters = [default_training_characters(n) for n in sizes]
+    dropouts = [adapted_dropout(n) for n in sizes]
+    assert characters == sorted(characters)
+    assert dropouts == sorted(dropouts, reverse=True)
+    # Twice the text is never read more often than the text itself.
+    doubled = [default_training_characters(2 * n) for n in sizes]
+    assert all(more <= 2 * c + 1 for more, c in zip(doubled, characters, strict=True))
+
+
+def test_dropout_falls_with_the_logarithm_of_the_text() -> None:
+    assert adapted_dropout(200_000) == 0.5
+    assert adapted_dropout(250_000) == pytest.approx(0.5 * (1 - 0.0485), abs=0.01)  # log_100(1.25)
+    assert adapted_dropout(2_000_000) == 0.25  # the geometric middle of the two ends
+    assert adapted_dropout(20_000_000) == 0
+    assert adapted_dropout(10**9) == 0
+
+
+def test_training_grows_with_the_square_root_of_the_text_up_to_a_cap() -> None:
+    assert default_training_characters(90_000) == 5_000_000
+    assert default_training_characters(4 * 90_000) == 10_000_000
+    assert default_training_characters(64 * 90_000) == 40_000_000
+    assert default_training_characters(10**9) == 40_000_000
