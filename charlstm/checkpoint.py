@@ -33,7 +33,6 @@ import numpy as np
 import numpy.typing as npt
 
 from charlstm.config import NetworkConfig
-from charlstm.corpus import CorpusOptions
 from charlstm.errors import (
     CharlstmError,
     CheckpointError,
@@ -44,6 +43,7 @@ from charlstm.errors import (
     OutputError,
     printable,
 )
+from charlstm.reading import CorpusOptions
 from charlstm.vocabulary import Vocabulary, check_format_version
 
 FORMAT_VERSION = 1

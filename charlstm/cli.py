@@ -219,6 +219,7 @@ def prepare(corpus: str, output: Path | None, quiet: bool, as_json: bool, **type
     """
     from charlstm import corpus as corpora
     from charlstm.errors import InputError
+    from charlstm.reading import CorpusOptions
 
     given = _without_none(typed)
     numbers = {k: given.pop(k) for k in ("seq_length", "val_fraction") if k in given}
@@ -232,7 +233,7 @@ def prepare(corpus: str, output: Path | None, quiet: bool, as_json: bool, **type
     with byte_progress("preparing", quiet=quiet) as progress:
         prepared = corpora.prepare_corpus(
             source,
-            options=corpora.CorpusOptions(**given),
+            options=CorpusOptions(**given),
             output=output,
             progress=progress,
             **numbers,
@@ -702,8 +703,9 @@ def evaluate(
       charlstm evaluate sonnets.txt --model macbeth
     """
     from charlstm import generation, scoring
-    from charlstm.corpus import find_corpus, read_text
+    from charlstm.corpus import find_corpus
     from charlstm.errors import InputError
+    from charlstm.reading import read_text
     from charlstm.terminal import byte_progress
 
     source = None if file == "-" else find_corpus(file)

@@ -28,7 +28,6 @@ from charlstm.config import (
 from charlstm.corpus import (
     PREPARED_FOLDER,
     Corpus,
-    CorpusOptions,
     Progress,
     corpus_name,
     find_corpus,
@@ -44,6 +43,7 @@ from charlstm.errors import (
     ModelExistsError,
     printable,
 )
+from charlstm.reading import CorpusOptions
 
 _NETWORK_OPTIONS = ("units", "layers", "seq_length")
 # What a resumed run may change; all else would make it another run.

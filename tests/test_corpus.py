@@ -26,18 +26,17 @@ from hypothesis import strategies as st
 from charlstm.corpus import (
     FORMAT_VERSION,
     Corpus,
-    CorpusOptions,
     corpus_name,
     find_corpus,
     id_dtype,
     load_corpus,
     prepare_corpus,
     read_summary,
-    read_text,
     shipped_texts,
     split_corpus,
 )
 from charlstm.errors import ConfigError, CorpusError, OutputError
+from charlstm.reading import CorpusOptions, read_text
 
 # No database: nothing is written outside tmp_path. The one tmp_path of a test
 # serves all its examples, each of which writes its files anew.
@@ -127,7 +126,7 @@ MIXED_TEXT = (
 @pytest.fixture(params=[5, 6, 7], ids=lambda n: f"pieces-of-{n}")
 def tiny_pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Read in pieces so small that borders fall everywhere, within characters too."""
-    monkeypatch.setattr("charlstm.corpus._PIECE_BYTES", request.param)
+    monkeypatch.setattr("charlstm.reading._PIECE_BYTES", request.param)
 
 
 def options_of(*, encoding: str = "utf-8") -> st.SearchStrategy[CorpusOptions]:
@@ -143,7 +142,7 @@ def options_of(*, encoding: str = "utf-8") -> st.SearchStrategy[CorpusOptions]:
 @pytest.fixture
 def no_header(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for no Project Gutenberg header, for which the first pieces are held together."""
-    monkeypatch.setattr("charlstm.corpus._GUTENBERG_SEARCH_CHARACTERS", 0)
+    monkeypatch.setattr("charlstm.reading._GUTENBERG_SEARCH_CHARACTERS", 0)
 
 
 # Without spaces and line ends, a piece is cut between two letters. Kept
@@ -183,8 +182,8 @@ def test_other_encodings_are_cleaned_as_the_whole_is(
     encoded = text.encode(encoding)
     cleaned = options.clean(encoded.decode(encoding))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("charlstm.corpus._PIECE_BYTES", data.draw(st.integers(5, 7)))
-        patch.setattr("charlstm.corpus._GUTENBERG_SEARCH_CHARACTERS", 0)
+        patch.setattr("charlstm.reading._PIECE_BYTES", data.draw(st.integers(5, 7)))
+        patch.setattr("charlstm.reading._GUTENBERG_SEARCH_CHARACTERS", 0)
         if cleaned:
             assert read_text(write(tmp_path / "t.txt", encoded), options=options) == cleaned
 
@@ -703,7 +702,7 @@ def test_ascii_and_other_pieces_of_one_text_agree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Pieces of ASCII alone are encoded in another way than the rest.
-    monkeypatch.setattr("charlstm.corpus._PIECE_BYTES", 12)
+    monkeypatch.setattr("charlstm.reading._PIECE_BYTES", 12)
     text = "plain words\n" * 5 + "été été\n" * 5 + "plain words\n" * 5
     corpus = prepare(write(tmp_path / "t.txt", text), tmp_path / "out")
     assert whole(corpus) == text
@@ -758,7 +757,7 @@ def test_the_longest_file_name_can_be_prepared(
 def test_progress_counts_the_bytes_of_both_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("charlstm.corpus._PIECE_BYTES", 16)
+    monkeypatch.setattr("charlstm.reading._PIECE_BYTES", 16)
     calls: list[tuple[int, int]] = []
     source = write(tmp_path / "t.txt", VERSE)
     prepare(source, tmp_path / "out", progress=lambda done, total: calls.append((done, total)))
@@ -964,7 +963,7 @@ class Interrupted(BaseException):
 def test_an_interruption_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
-    monkeypatch.setattr("charlstm.corpus._PIECE_BYTES", 16)
+    monkeypatch.setattr("charlstm.reading._PIECE_BYTES", 16)
     source = write(tmp_path / "t.txt", VERSE)
 
     def interrupt(done: int, total: int) -> None:
@@ -980,7 +979,7 @@ def test_an_interruption_leaves_nothing_behind(
 def test_an_interruption_keeps_what_was_prepared_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
-    monkeypatch.setattr("charlstm.corpus._PIECE_BYTES", 16)
+    monkeypatch.setattr("charlstm.reading._PIECE_BYTES", 16)
     source = write(tmp_path / "t.txt", VERSE)
     prepare(source, tmp_path / "out")
     before = contents(tmp_path / "out")
@@ -1329,7 +1328,8 @@ def test_a_corpus_name_is_safe_as_a_folder_name(stem: str) -> None:
 MEASURE = """
 import sys
 from pathlib import Path
-from charlstm.corpus import CorpusOptions, prepare_corpus
+from charlstm.corpus import prepare_corpus
+from charlstm.reading import CorpusOptions
 
 corpus = prepare_corpus(Path(sys.argv[1]), options=CorpusOptions(), output=Path(sys.argv[2]))
 print(len(corpus.ids))

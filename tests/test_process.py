@@ -96,6 +96,7 @@ def test_tensorflow_is_not_imported(trained, arguments):
         "errors",
         "generation",
         "planning",
+        "reading",
         "sampling",
         "scoring",
         "vocabulary",

@@ -19,10 +19,11 @@ from charlstm.checkpoint import (
     read_log,
 )
 from charlstm.config import NetworkConfig, TrainingConfig
-from charlstm.corpus import Corpus, CorpusOptions, prepare_corpus
+from charlstm.corpus import Corpus, prepare_corpus
 from charlstm.errors import TrainingError
 from charlstm.generation import LSTMStep
 from charlstm.progress import Progress, Reporter
+from charlstm.reading import CorpusOptions
 from charlstm.scoring import score_ids
 
 pytestmark = pytest.mark.tf
