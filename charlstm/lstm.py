@@ -8,8 +8,10 @@ fraction of its time. Where the time goes, and what is done about it:
   gates, for each time step, with no graph machinery between.
 * Backward, the gates' derivatives of a time step are one fused kernel
   (`LSTMBlockCellGrad`) and only the product that carries the error from step
-  to step stays in the loop. The weight gradients of all steps are one product
-  each, after it.
+  to step stays in the loop. The weight gradients of all steps are one product,
+  after it.
+* What depends on the weights alone (`packed_weights`) is done once for all
+  parts that a batch is cut into.
 * The kernel's registered gradient is not used: it is silently wrong, because
   it ignores the gradient of the final states and cuts the first one.
 
@@ -24,7 +26,7 @@ Keras with cuDNN is faster still, and `model` uses that.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -84,8 +86,27 @@ class BlockLSTM(keras.layers.Layer):
         )
         self.built = True
 
+    def pack_weights(self, *, recurrent_mask: tf.Tensor | None = None) -> PackedWeights:
+        """Bring the weights to the form that the kernels want.
+
+        Args:
+            recurrent_mask: `(units, 4·units)` factors for the recurrent
+                kernel while training, or None.
+
+        Returns:
+            What `call` takes; parts of one batch share it.
+        """
+        recurrent = tf.convert_to_tensor(self.recurrent_kernel)
+        if recurrent_mask is not None:
+            recurrent *= recurrent_mask
+        return _pack(tf.convert_to_tensor(self.kernel), recurrent, tf.convert_to_tensor(self.bias))
+
     def call(
-        self, inputs: tf.Tensor, h: tf.Tensor, c: tf.Tensor
+        self,
+        inputs: tf.Tensor,
+        h: tf.Tensor,
+        c: tf.Tensor,
+        weights: PackedWeights | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Read a window.
 
@@ -94,23 +115,53 @@ class BlockLSTM(keras.layers.Layer):
                 int32 ids, which stand for one-hot rows.
             h: `(batch, units)` hidden state before the window.
             c: `(batch, units)` cell state before the window.
+            weights: From `pack_weights`; None packs them here.
 
         Returns:
             The hidden states, `(time, batch, units)`, and the last hidden and
             cell state, `(batch, units)` each.
         """
-        kernel = tf.convert_to_tensor(self.kernel)
+        if weights is None:
+            weights = self.pack_weights()
         if inputs.dtype.is_integer:
-            inputs, kernel = _one_hot(inputs, kernel)
+            inputs, weights = _one_hot(inputs, weights)
         outputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = _lstm(
-            inputs,
-            kernel,
-            tf.convert_to_tensor(self.recurrent_kernel),
-            tf.convert_to_tensor(self.bias),
-            h,
-            c,
+            inputs, weights.kernels, weights.swapped, weights.back, weights.bias, h, c
         )
         return outputs
+
+
+class PackedWeights(NamedTuple):
+    """A layer's weights as its kernels want them, F features and U units.
+
+    The forward kernel takes the gates packed i, f, g, o, as Keras does; the
+    backward one gives their derivatives packed i, g, f, o. Gradients flow
+    through the second form only, so that what several parts of a batch give
+    is summed before it is brought to Keras's order, once.
+
+    Attributes:
+        kernel: `(F, 4·U)`.
+        recurrent: `(U, 4·U)`.
+        bias: `(4·U,)`.
+        kernels: `(F + U, 4·U)`, kernel above recurrent kernel.
+        swapped: The same, packed i, g, f, o.
+        back: `(4·U, U)`, the swapped recurrent kernel transposed.
+    """
+
+    kernel: tf.Tensor
+    recurrent: tf.Tensor
+    bias: tf.Tensor
+    kernels: tf.Tensor
+    swapped: tf.Tensor
+    back: tf.Tensor
+
+
+def _pack(kernel: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor) -> PackedWeights:
+    """Concatenate, swap and transpose."""
+    kernels = tf.concat([kernel, recurrent], axis=0)
+    swapped = _swap_f_and_g(kernels)
+    back = tf.transpose(swapped[tf.shape(kernel)[0] :])
+    return PackedWeights(kernel, recurrent, bias, kernels, swapped, back)
 
 
 def _forget_gate_open(units: int) -> Callable[..., tf.Tensor]:
@@ -120,23 +171,24 @@ def _forget_gate_open(units: int) -> Callable[..., tf.Tensor]:
     return initialize
 
 
-def _one_hot(ids: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _one_hot(ids: tf.Tensor, weights: PackedWeights) -> tuple[tf.Tensor, PackedWeights]:
     """Turn ids into one-hot rows, of a large vocabulary only the part in use.
 
     Args:
         ids: `(time, batch)` int32.
-        kernel: `(vocab, 4·units)`.
+        weights: Their kernel is `(vocab, 4·units)`.
 
     Returns:
-        `(time, batch, features)` float32 and the `(features, 4·units)` rows of
-        the kernel that belong to them.
+        `(time, batch, features)` float32, and the weights with the
+        `(features, 4·units)` rows of the kernel that belong to them.
     """
-    size = kernel.shape[0]
+    size = weights.kernel.shape[0]
     if size <= MAX_ONE_HOT:
-        return tf.one_hot(ids, size), kernel
+        return tf.one_hot(ids, size), weights
     used, index = tf.unique(tf.reshape(ids, [-1]))
     rows = tf.one_hot(tf.reshape(index, tf.shape(ids)), tf.size(used))
-    return rows, _gather_rows(kernel, used)
+    kernel = _gather_rows(weights.kernel, used)
+    return rows, _pack(kernel, weights.recurrent, weights.bias)
 
 
 @tf.custom_gradient
@@ -152,8 +204,9 @@ def _gather_rows(kernel: tf.Tensor, used: tf.Tensor) -> tuple[tf.Tensor, Callabl
 @tf.custom_gradient
 def _lstm(
     x: tf.Tensor,
-    kernel: tf.Tensor,
-    recurrent: tf.Tensor,
+    kernels: tf.Tensor,
+    swapped: tf.Tensor,
+    back: tf.Tensor,
     bias: tf.Tensor,
     h: tf.Tensor,
     c: tf.Tensor,
@@ -166,18 +219,18 @@ def _lstm(
         i, f, o = σ(z),  g = tanh(z)
         c_t = f·c_{t-1} + i·g,  h_t = o·tanh(c_t)
 
-    Shapes: x `(T, N, F)`, kernel K `(F, 4U)`, recurrent R `(U, 4U)`, bias b
-    `(4U,)`, h and c `(N, U)`. Returns (h_1 … h_T), h_T, c_T.
+    Shapes: x `(T, N, F)`, bias `(4U,)`, h and c `(N, U)`, the others as in
+    `PackedWeights`. Returns (h_1 … h_T), h_T, c_T.
     """
     n_steps = x.shape[0]
-    units = recurrent.shape[0]
+    units = h.shape[1]
     no_peephole = tf.zeros((units,))
     block = tf.raw_ops.BlockLSTMV2(
         seq_len_max=tf.constant(n_steps, tf.int64),
         x=x,
         cs_prev=c,
         h_prev=h,
-        w=tf.concat([kernel, recurrent], axis=0),
+        w=kernels,
         wci=no_peephole,
         wcf=no_peephole,
         wco=no_peephole,
@@ -186,14 +239,14 @@ def _lstm(
         use_peephole=False,
     )
 
-    def gradient(d_outputs: tf.Tensor, d_h: tf.Tensor, d_c: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def gradient(d_outputs: tf.Tensor, d_h: tf.Tensor, d_c: tf.Tensor) -> tuple[Any, ...]:
         """Go back in time (Werbos, 1990; equations in the class's references)."""
         i, cs, f, o, ci, co, d_out = (
             tf.unstack(block_output, num=n_steps)
             for block_output in (block.i, block.cs, block.f, block.o, block.ci, block.co, d_outputs)
         )
         # What the fused kernel checks the shape of and never reads.
-        n_rows = tf.shape(x)[1]
+        n_rows, n_features = tf.shape(x)[1], tf.shape(x)[2]
         unread = {
             "x": tf.zeros((n_rows, 1)),
             "w": tf.zeros((1 + units, 4 * units)),
@@ -202,8 +255,6 @@ def _lstm(
             "wcf": no_peephole,
             "wco": no_peephole,
         }
-        # The kernel gives dz packed i, g, f, o.
-        back = tf.transpose(_swap_f_and_g(recurrent))  # (4 * units, units)
         dz: list[tf.Tensor] = []
         for t in reversed(range(n_steps)):
             before = cs[t - 1] if t > 0 else c
@@ -226,18 +277,11 @@ def _lstm(
             dz.append(cell.dicfo)
         d_z = tf.concat(dz[::-1], axis=0)  # (time * batch, 4 * units)
         h_before = tf.concat([h[None], block.h[:-1]], axis=0)
-        d_recurrent = tf.matmul(tf.reshape(h_before, [-1, units]), d_z, transpose_a=True)
-        n_features = tf.shape(x)[2]
-        d_kernel = tf.matmul(tf.reshape(x, [-1, n_features]), d_z, transpose_a=True)
-        d_x = tf.matmul(d_z, _swap_f_and_g(kernel), transpose_b=True)
-        return (
-            tf.reshape(d_x, tf.shape(x)),
-            _swap_f_and_g(d_kernel),
-            _swap_f_and_g(d_recurrent),
-            _swap_f_and_g(tf.reduce_sum(d_z, axis=0)),
-            d_h,
-            d_c,
-        )
+        x_and_h = tf.reshape(tf.concat([x, h_before], axis=2), [-1, n_features + units])
+        d_swapped = tf.matmul(x_and_h, d_z, transpose_a=True)  # (features + units, 4 * units)
+        d_x = tf.reshape(tf.matmul(d_z, swapped[:n_features], transpose_b=True), tf.shape(x))
+        d_bias = _swap_f_and_g(tf.reduce_sum(d_z, axis=0))
+        return d_x, None, d_swapped, None, d_bias, d_h, d_c
 
     return (block.h, block.h[-1], block.cs[-1]), gradient
 

@@ -17,10 +17,12 @@ import tensorflow as tf
 
 from charlstm.checkpoint import Arrays
 from charlstm.config import NetworkConfig
-from charlstm.lstm import BlockLSTM
+from charlstm.lstm import BlockLSTM, PackedWeights
 
 # One (hidden state h, cell state c) pair a layer, each (batch, units) float32.
 States = list[tuple[tf.Tensor, tf.Tensor]]
+# One a layer; None where stock Keras runs it.
+Weights = list[PackedWeights | None]
 
 
 class StreamLSTM(keras.Model):
@@ -74,6 +76,7 @@ class StreamLSTM(keras.Model):
         training: bool = False,
         step: tf.Tensor | int = 0,
         part: int = 0,
+        weights: Weights | None = None,
     ) -> tuple[tf.Tensor, States]:
         """Read characters and score what comes after each.
 
@@ -84,6 +87,8 @@ class StreamLSTM(keras.Model):
             step: Scalar integer; with the random seed it fixes the masks, so
                 that a resumed run drops what the first one would have.
             part: Which part of a batch this is; each has its own masks.
+            weights: From `pack_weights`, which parts of a batch share; None
+                packs them here.
 
         Returns:
             `(batch, time, vocab)` float32 logits, and the states after the
@@ -91,22 +96,46 @@ class StreamLSTM(keras.Model):
         """
         if states is None:
             states = self.zero_states(tf.shape(ids)[0])
+        if weights is None:
+            weights = self.pack_weights(training=training, step=step)
         x = tf.transpose(ids)  # (time, batch): the layers are time-major
         after: States = []
         for n, (lstm, (h, c)) in enumerate(zip(self.lstms, states, strict=True)):
-            x, h, c = self._run_lstm(lstm, x, h, c)  # (time, batch, units)
+            x, h, c = self._run_lstm(lstm, x, h, c, weights[n])  # (time, batch, units)
             after.append((h, c))
             if training and self.rate > 0:
-                seed = tf.stack([self.random_seed % 2**31, tf.cast(step, tf.int32)])
-                seed = tf.random.experimental.stateless_fold_in(seed, 4096 * n + part)
+                seed = self._mask_seed(step, layer=n, part=part)
                 x = tf.nn.experimental.stateless_dropout(x, rate=self.rate, seed=seed)
         return tf.transpose(self.dense(x), [1, 0, 2]), after
 
+    def pack_weights(self, *, training: bool = False, step: tf.Tensor | int = 0) -> Weights:
+        """Do what depends on the weights alone, once for all parts of a batch.
+
+        Args:
+            training: Whether to drop out recurrent weights.
+            step: As in `call`.
+
+        Returns:
+            One entry a layer, for `call`.
+        """
+        if self.has_gpu:
+            return [None] * len(self.lstms)
+        return [lstm.pack_weights() for lstm in self.lstms]
+
+    def _mask_seed(self, step: tf.Tensor | int, *, layer: int, part: int) -> tf.Tensor:
+        seed = tf.stack([self.random_seed % 2**31, tf.cast(step, tf.int32)])
+        return tf.random.experimental.stateless_fold_in(seed, 4096 * layer + part)
+
     def _run_lstm(
-        self, lstm: keras.Layer, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor
+        self,
+        lstm: keras.Layer,
+        x: tf.Tensor,
+        h: tf.Tensor,
+        c: tf.Tensor,
+        weights: PackedWeights | None,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         if not self.has_gpu:
-            outputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = lstm(x, h, c)
+            outputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = lstm(x, h, c, weights)
             return outputs
         # Stock Keras is batch-major.
         if x.dtype.is_integer:

@@ -316,6 +316,7 @@ class StreamTrainer(Trainer):
         after: list[States] = []
         nats = []
         with tf.GradientTape() as tape:
+            weights = self.model.pack_weights(training=True, step=step)
             for part, rows in enumerate(self._parts(inputs.shape[0])):
                 logits, states_after = self.model(
                     inputs[rows],
@@ -323,6 +324,7 @@ class StreamTrainer(Trainer):
                     training=True,
                     step=step,
                     part=part,
+                    weights=weights,
                 )
                 nats.append(tf.reduce_sum(_cross_entropy(targets[rows], logits)))
                 after.append(states_after)
@@ -364,8 +366,11 @@ class StreamTrainer(Trainer):
     ) -> tuple[tf.Tensor, States]:
         after: list[States] = []
         nats = []
+        weights = self.model.pack_weights()
         for rows in self._parts(inputs.shape[0]):
-            logits, states_after = self.model(inputs[rows], [(h[rows], c[rows]) for h, c in states])
+            logits, states_after = self.model(
+                inputs[rows], [(h[rows], c[rows]) for h, c in states], weights=weights
+            )
             losses = _cross_entropy(targets[rows], logits)
             nats.append(tf.reduce_sum(tf.where(is_scored[rows], losses, 0.0)))
             after.append(states_after)
