@@ -538,7 +538,7 @@ def _open_model(model: str | None, which: str) -> Checkpoint:
 @click.option(
     "--temperature",
     type=FiniteFloat(0),
-    help="Below 1 safer, above 1 wilder, 0 always the likeliest.  [default: 0.8; article: 0]",
+    help="Below 1 safer, above 1 wilder, 0 always the likeliest.  [default: 0.6; article: 0]",
 )
 @click.option(
     "--unknown",
@@ -589,7 +589,7 @@ def generate(
     if random_seed is None:
         random_seed = int.from_bytes(os.urandom(4), "little")
     if temperature is None:
-        temperature = 0.8 if checkpoint.network.carries_state else 0.0
+        temperature = generation.default_temperature(checkpoint.network)
     if seed_text is None:
         seed_text = generation.pick_seed_window(checkpoint, np.random.default_rng(random_seed))
     else:

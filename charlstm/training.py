@@ -43,7 +43,13 @@ from charlstm.checkpoint import (
 from charlstm.config import NetworkConfig, TrainingConfig, default_training_characters
 from charlstm.corpus import Corpus, split_corpus
 from charlstm.errors import CheckpointError, TrainingError
-from charlstm.generation import LSTMStep, make_reader, one_blas_thread, write_ids
+from charlstm.generation import (
+    LSTMStep,
+    default_temperature,
+    make_reader,
+    one_blas_thread,
+    write_ids,
+)
 from charlstm.model import (
     States,
     StreamLSTM,
@@ -813,7 +819,7 @@ class Run:
                 make_reader(step, batch=1),
                 seed_ids,
                 length=ARTICLE_SAMPLE_LENGTH if is_article else SAMPLE_LENGTH,
-                temperature=0.0 if is_article else 0.8,
+                temperature=default_temperature(self.network),
                 rng=rng,
             )
             return self.corpus.vocabulary.decode(list(ids))
