@@ -322,6 +322,11 @@ class _StopRequest:
     help="Share of outputs dropped.  [default: by the text's size; article: 0.2]",
 )
 @click.option(
+    "--recurrent-dropout",
+    type=FiniteFloat(0, 1, max_open=True),
+    help="Share of recurrent weights dropped.  [default: 0.6 x dropout; article: 0]",
+)
+@click.option(
     "--learning-rate",
     type=FiniteFloat(0, 10, min_open=True),
     help="Adam's step size at its peak.  [default: 0.004; article: 0.001]",

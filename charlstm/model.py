@@ -23,6 +23,8 @@ from charlstm.lstm import BlockLSTM, PackedWeights
 States = list[tuple[tf.Tensor, tf.Tensor]]
 # One a layer; None where stock Keras runs it.
 Weights = list[PackedWeights | None]
+# Masks on weights are drawn under this number, those of a part under its own.
+_WHOLE_BATCH = 4095
 
 
 class StreamLSTM(keras.Model):
@@ -31,21 +33,32 @@ class StreamLSTM(keras.Model):
     Args:
         network: Shape; `input` must be "one_hot".
         dropout: Share of each LSTM layer's outputs dropped while training.
+        recurrent_dropout: Share of each recurrent kernel's weights dropped
+            while training, the same ones for a whole step.
         random_seed: Fixes initial weights and dropout masks.
 
     References:
         Hochreiter & Schmidhuber, 1997, Long Short-Term Memory; Gers et al.,
         2000 (forget gate); Jozefowicz et al., 2015 (forget-gate bias of 1);
-        Zaremba et al., 2014 (dropout between layers only).
+        Zaremba et al., 2014 (dropout between layers only); Merity et al.,
+        2018 (dropping recurrent weights).
     """
 
-    def __init__(self, network: NetworkConfig, *, dropout: float, random_seed: int) -> None:
+    def __init__(
+        self,
+        network: NetworkConfig,
+        *,
+        dropout: float,
+        random_seed: int,
+        recurrent_dropout: float = 0.0,
+    ) -> None:
         """Build the layers with seeded initial weights."""
         super().__init__(name="stream_lstm")
         if network.input != "one_hot":
             raise ValueError("this network reads one-hot characters")
         self.network = network
         self.rate = dropout
+        self.recurrent_rate = recurrent_dropout
         self.random_seed = random_seed
         self.has_gpu = bool(tf.config.list_logical_devices("GPU"))
         self.lstms = [self._make_lstm(network.units, n, random_seed) for n in range(network.layers)]
@@ -120,7 +133,17 @@ class StreamLSTM(keras.Model):
         """
         if self.has_gpu:
             return [None] * len(self.lstms)
-        return [lstm.pack_weights() for lstm in self.lstms]
+        if not training or self.recurrent_rate == 0:
+            return [lstm.pack_weights() for lstm in self.lstms]
+        packed: Weights = []
+        for n, lstm in enumerate(self.lstms):
+            kept = tf.nn.experimental.stateless_dropout(
+                tf.ones(lstm.recurrent_kernel.shape),
+                rate=self.recurrent_rate,
+                seed=self._mask_seed(step, layer=n, part=_WHOLE_BATCH),
+            )
+            packed.append(lstm.pack_weights(recurrent_mask=kept))
+        return packed
 
     def _mask_seed(self, step: tf.Tensor | int, *, layer: int, part: int) -> tf.Tensor:
         seed = tf.stack([self.random_seed % 2**31, tf.cast(step, tf.int32)])

@@ -23,6 +23,7 @@ from charlstm.config import (
     NetworkConfig,
     RecipeName,
     TrainingConfig,
+    adapted_recurrent_dropout,
     recipe_defaults,
 )
 from charlstm.corpus import (
@@ -253,6 +254,10 @@ def _training_config(
     defaults = recipe_defaults(recipe, n_train=n_train)
     if "minutes" in typed and "epochs" not in typed:
         typed["epochs"] = None
+    if recipe == "default" and "dropout" in typed and "recurrent_dropout" not in typed:
+        typed["recurrent_dropout"] = adapted_recurrent_dropout(typed["dropout"])
+    if recipe == "article" and typed.get("recurrent_dropout"):
+        raise InputError("recipe article has no recurrent dropout", hint="use recipe default")
     return dataclasses.replace(defaults, **({"threads": request.default_threads} | typed))
 
 

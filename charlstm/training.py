@@ -304,7 +304,10 @@ class StreamTrainer(Trainer):
         config, network = self.config, self.network
         self.batches = Streams(train_ids, config.batch_size, network.seq_length, config.random_seed)
         self.model: StreamLSTM = StreamLSTM(
-            network, dropout=config.dropout, random_seed=config.random_seed
+            network,
+            dropout=config.dropout,
+            recurrent_dropout=config.recurrent_dropout,
+            random_seed=config.random_seed,
         )
         self.states: States = self.model.zero_states(config.batch_size)
         # A part of the batch for each thread, none of them very small.

@@ -214,3 +214,31 @@ def test_initial_weights_follow_the_random_seed(keras):
 
     np.testing.assert_array_equal(kernel(1), kernel(1))
     assert not np.array_equal(kernel(1), kernel(2))
+
+
+def test_recurrent_dropout_is_a_mask_on_the_recurrent_kernel(keras):
+    """Half the recurrent weights fall out, the same ones at every step of a window."""
+    import tensorflow as tf
+
+    from charlstm.model import StreamLSTM
+
+    network = NetworkConfig(vocabulary_size=7, units=40, layers=2)
+    model = StreamLSTM(network, dropout=0.0, recurrent_dropout=0.5, random_seed=1)
+    (first, second) = model.pack_weights(training=True, step=3)
+    for lstm, packed in zip(model.lstms, (first, second), strict=True):
+        kernel = lstm.recurrent_kernel.numpy()
+        kept = packed.recurrent.numpy() != 0
+        assert 0.45 < kept.mean() < 0.55
+        np.testing.assert_allclose(packed.recurrent.numpy()[kept], 2 * kernel[kept], rtol=1e-6)
+    assert not np.array_equal(first.recurrent.numpy() == 0, second.recurrent.numpy() == 0)
+    again, _ = model.pack_weights(training=True, step=3)
+    np.testing.assert_array_equal(again.recurrent, first.recurrent)
+    still, _ = model.pack_weights()
+    np.testing.assert_array_equal(still.recurrent, model.lstms[0].recurrent_kernel)
+
+    ids = tf.constant(np.random.default_rng(0).integers(0, 7, (3, 4)))
+    dropped, _ = model(ids, training=True, step=3)
+    plain = StreamLSTM(network, dropout=0.0, random_seed=1)
+    for lstm, packed in zip(plain.lstms, (first, second), strict=True):
+        lstm.recurrent_kernel.assign(packed.recurrent)
+    np.testing.assert_allclose(dropped, plain(ids)[0], atol=1e-6)
