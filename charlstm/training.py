@@ -28,7 +28,6 @@ from charlstm import __version__
 from charlstm.batching import EvaluationRows, ShuffledWindows, Streams
 from charlstm.checkpoint import (
     Arrays,
-    Checkpoint,
     CheckpointInfo,
     TrainingState,
     append_log,
@@ -74,6 +73,7 @@ N_SEED_WINDOWS = 100
 SAMPLE_LENGTH = 160
 ARTICLE_SAMPLE_LENGTH = 60  # each character costs a window
 MIN_PART_ROWS = 8
+MAX_FAILURES = 3
 _EVALUATION_CHUNK = 100
 # A plan of steps is made once the speed is known, from this many seconds of it.
 _SPEED_SECONDS = 2.0
@@ -130,6 +130,7 @@ class TrainerState:
         val_loss: At the last evaluation.
         best_loss: Lowest evaluated loss so far.
         stale_evaluations: Evaluations since then.
+        n_failures: Times that the loss or gradient was not finite.
     """
 
     step: int = 0
@@ -144,6 +145,12 @@ class TrainerState:
     val_loss: float | None = None
     best_loss: float | None = None
     stale_evaluations: int = 0
+    n_failures: int = 0
+
+    @property
+    def learning_rate_scale(self) -> float:
+        """Each failure halves the learning rate."""
+        return 0.5**self.n_failures
 
 
 def learning_rate_at(step: int, *, total_steps: int | None, peak: float) -> float:
@@ -231,7 +238,15 @@ class Trainer(abc.ABC):
 
     @abc.abstractmethod
     def train_step(self, state: TrainerState) -> tuple[float, int]:
-        """Take one optimizer step; return (mean nats/char, characters learned from)."""
+        """Take one optimizer step.
+
+        Args:
+            state: Where training is.
+
+        Returns:
+            Mean nats/char, not finite if the gradient was not, and the number
+            of characters learned from.
+        """
 
     @abc.abstractmethod
     def evaluate(self, ids: np.ndarray, *, max_chunks: int | None = None) -> float:
@@ -267,25 +282,21 @@ class Trainer(abc.ABC):
             variables[f"generator/{n}"] = variable
         return variables
 
-    def restore(self, checkpoint: Checkpoint, arrays: Arrays) -> None:
-        """Go back to a checkpoint.
+    def restore(self, weights: Arrays, arrays: Arrays) -> None:
+        """Go back to an earlier point.
 
         Args:
-            checkpoint: The weights.
+            weights: As `model.get_weights` gave them.
             arrays: The rest, as `arrays` gave it.
 
         Raises:
-            CheckpointError: If arrays are missing or of another shape.
+            KeyError: If an array is missing.
+            ValueError: If an array is of another shape.
         """
-        set_weights(self.model, checkpoint.weights)
-        try:
-            for name, variable in self._state_variables().items():
-                variable.assign(arrays[name])
-            self.restore_states(arrays)
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"{checkpoint.info.path}: the training state does not fit the network: {error}"
-            ) from error
+        set_weights(self.model, weights)
+        for name, variable in self._state_variables().items():
+            variable.assign(arrays[name])
+        self.restore_states(arrays)
 
     def restore_states(self, arrays: Arrays) -> None:  # noqa: B027
         """Take the carried states back, if there are any."""
@@ -340,11 +351,12 @@ class StreamTrainer(Trainer):
             loss = tf.add_n(nats) / float(inputs.shape[0] * inputs.shape[1])
         variables = self.model.trainable_variables
         gradients = tape.gradient(loss, variables)
+        norm = tf.linalg.global_norm(gradients)
         if self.config.clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_norm)
+            gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_norm, use_norm=norm)
         self.optimizer.learning_rate.assign(learning_rate)
         self.optimizer.apply(gradients, variables)
-        return loss, _join(after)
+        return _loss_of_finite_step(loss, norm), _join(after)
 
     def _parts(self, n_rows: int) -> list[slice]:
         """Cut rows into a part for each thread; they run side by side."""
@@ -358,7 +370,9 @@ class StreamTrainer(Trainer):
         if is_epoch_start:
             self.states = self.model.zero_states(self.config.batch_size)
         learning_rate = learning_rate_at(
-            state.step, total_steps=state.total_steps, peak=self.config.learning_rate
+            state.step,
+            total_steps=state.total_steps,
+            peak=self.config.learning_rate * state.learning_rate_scale,
         )
         loss, self.states = self._step(
             tf.constant(inputs),
@@ -422,6 +436,11 @@ def _cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
 
 
+def _loss_of_finite_step(loss: tf.Tensor, norm: tf.Tensor) -> tf.Tensor:
+    """Let a gradient that is not finite show in the loss."""
+    return tf.where(tf.math.is_finite(norm), loss, float("nan"))
+
+
 def _join(parts: list[States]) -> States:
     """Put the states of a batch's parts together again."""
     return [
@@ -458,12 +477,14 @@ class ArticleTrainer(Trainer):
             losses = keras.losses.categorical_crossentropy(tf.one_hot(targets, size), probabilities)
             loss = tf.reduce_mean(losses)
         variables = self.model.trainable_variables
-        self.optimizer.apply(tape.gradient(loss, variables), variables)
-        return loss
+        gradients = tape.gradient(loss, variables)
+        self.optimizer.apply(gradients, variables)
+        return _loss_of_finite_step(loss, tf.linalg.global_norm(gradients))
 
     def train_step(self, state: TrainerState) -> tuple[float, int]:
         """Take one step on the next batch of shuffled windows."""
         inputs, targets, _ = self.batches.batch(state.step)
+        self.optimizer.learning_rate.assign(self.config.learning_rate * state.learning_rate_scale)
         return float(self._step(tf.constant(inputs), tf.constant(targets))), targets.size
 
     def evaluate(self, ids: np.ndarray, *, max_chunks: int | None = None) -> float:
@@ -561,6 +582,7 @@ class Run:
             started = clock()
         self.clock = _Clock(started, self.state.seconds, clock)
         self._set_plan_by_steps()
+        self._remember()
         # Times of this session's steps, for the speed; the first is tracing.
         self.step_seconds = 0.0
         self.step_characters = 0
@@ -662,7 +684,7 @@ class Run:
             How it ended.
 
         Raises:
-            TrainingError: If the loss is no longer finite.
+            TrainingError: If the loss was not finite too often.
             OutputError: If a checkpoint cannot be written.
         """
         if overwrite:
@@ -674,7 +696,9 @@ class Run:
             loss, n_chars = self.trainer.train_step(state)
             now = self.clock.seconds
             if not math.isfinite(loss):
-                raise self._not_finite()
+                self._recover()
+                state = self.state
+                continue
             state.step += 1
             state.characters += n_chars
             state.loss_sum += loss * n_chars
@@ -778,8 +802,6 @@ class Run:
         if len(self.val_ids):
             state.val_loss = self.trainer.evaluate(self.val_ids[:MAX_TRAINING_EVALUATION])
         loss = state.train_loss if state.val_loss is None else state.val_loss
-        if loss is not None and not math.isfinite(loss):
-            raise self._not_finite()
         if loss is not None and (state.best_loss is None or loss < state.best_loss):
             state.best_loss, state.stale_evaluations = loss, 0
         else:
@@ -795,12 +817,34 @@ class Run:
             "chars_per_second": round(self._chars_per_second, 1),
         }
         append_log(self.model, "history.jsonl", record)
+        self._remember()
         self.reporter.evaluated(record)
 
-    def _not_finite(self) -> TrainingError:
-        return TrainingError(
-            f"the loss is not finite at step {self.state.step + 1:,}; the last checkpoint is kept",
-            hint="train anew with a smaller --learning-rate",
+    def _remember(self) -> None:
+        """Keep a copy of a point that is known to be good."""
+        self.good = (
+            dataclasses.replace(self.state),
+            get_weights(self.trainer.model),
+            self.trainer.arrays(),
+        )
+
+    def _recover(self) -> None:
+        """Go back to the last good point with half the learning rate."""
+        failed = self.state
+        if failed.n_failures >= MAX_FAILURES:
+            raise TrainingError(
+                f"the loss is not finite at step {failed.step + 1:,}, after {MAX_FAILURES} "
+                "attempts with half the learning rate each; the checkpoints are kept",
+                hint="train anew with a smaller --learning-rate",
+            )
+        state, weights, arrays = self.good
+        self.trainer.restore(weights, arrays)
+        self.state = dataclasses.replace(state, n_failures=failed.n_failures + 1)
+        self.saved_step = None
+        truncate_logs(self.model, step=state.step)
+        self.reporter.note(
+            f"the loss is not finite at step {failed.step + 1:,}: going on from step "
+            f"{state.step:,} with half the learning rate"
         )
 
     def _maybe_sample(self) -> None:
@@ -883,7 +927,12 @@ class Run:
         saved = load_training_state(info)
         fields = {f.name for f in dataclasses.fields(TrainerState)}
         self.state = TrainerState(**{k: v for k, v in saved.trainer.items() if k in fields})
-        self.trainer.restore(checkpoint, saved.arrays)
+        try:
+            self.trainer.restore(checkpoint.weights, saved.arrays)
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"{info.path}: the training state does not fit the network: {error}"
+            ) from error
         stored = checkpoint.config["training"]
         if any(stored[name] != getattr(self.config, name) for name in ("epochs", "minutes")):
             # Another budget: the decay is planned anew from this step, and a

@@ -327,7 +327,62 @@ def test_early_stop_keeps_the_best(training, corpus, tmp_path, monkeypatch):
     assert steps == [run.state.eval_every * n for n in (2, 4, 5)]
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_checkpoint_kept(
+class Notes(Reporter):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def test_a_loss_that_is_not_finite_goes_back_and_halves_the_learning_rate(
+    training, corpus, tmp_path, monkeypatch
+):
+    import tensorflow as tf
+
+    model, reporter = folder(tmp_path, "m"), Notes()
+    run = make(training, corpus, model, epochs=2, reporter=reporter)
+    real, poisoned = run.trainer._step, []
+
+    def poison(inputs, targets, states, step, learning_rate):
+        if int(step) == 30 and not poisoned:
+            # As an overflow in the gradient would: the weights are lost.
+            poisoned.append(run.state.total_steps)
+            run.trainer.model.dense.kernel.assign_add(tf.fill((6, len(corpus.vocabulary)), np.nan))
+        return real(inputs, targets, states, step, learning_rate)
+
+    monkeypatch.setattr(run.trainer, "_step", poison)
+    result = run.run()
+    assert poisoned
+    assert result.stopped == "epochs"
+    (note,) = [n for n in reporter.notes if "not finite" in n]
+    back_to = 30 // run.state.eval_every * run.state.eval_every
+    assert note == (
+        f"the loss is not finite at step 31: going on from step {back_to} "
+        "with half the learning rate"
+    )
+    assert run.state.n_failures == 1
+    records = read_log(model, "history.jsonl")
+    assert [r["step"] for r in records] == sorted({r["step"] for r in records})
+    rates = [r["learning_rate"] for r in records]
+    after = next(r for r in records if r["step"] > 30)
+    expected = training.learning_rate_at(
+        after["step"] - 1, total_steps=run.state.total_steps, peak=4e-3
+    )
+    assert after["learning_rate"] == pytest.approx(expected / 2, rel=1e-5)
+    assert all(np.isfinite(rates))
+    assert all(np.isfinite(a).all() for a in everything(model).values())
+
+
+def test_a_gradient_that_is_not_finite_is_seen_at_once(training, corpus, tmp_path):
+    run = make(training, corpus, folder(tmp_path, "m"), epochs=1)
+    # The loss of saturated logits is finite; their gradient times these is not.
+    run.trainer.model.dense.kernel.assign(run.trainer.model.dense.kernel * 1e38)
+    loss, _ = run.trainer.train_step(run.state)
+    assert not math.isfinite(loss)
+
+
+def test_a_loss_that_stays_not_finite_stops_with_the_checkpoint_kept(
     training, corpus, tmp_path, monkeypatch
 ):
     model = folder(tmp_path, "m")
@@ -336,7 +391,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_checkpoint_kept(
     monkeypatch.setattr(
         run.trainer, "train_step", lambda s: (math.nan, 45) if s.step == 30 else real(s)
     )
-    with pytest.raises(TrainingError, match="not finite at step 31") as error:
+    with pytest.raises(TrainingError, match=r"not finite at step 31, after 3 attempts") as error:
         run.run()
     assert error.value.exit_code == 1
     (*_, info) = list_checkpoints(model)
