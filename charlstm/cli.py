@@ -309,6 +309,12 @@ class _StopRequest:
 )
 @click.option("--overwrite", is_flag=True, help="Replace the model if it exists.")
 @click.option(
+    "--from",
+    "start_from",
+    metavar="MODEL",
+    help="Begin with another model's weights; characters in common keep theirs.",
+)
+@click.option(
     "--batch-size",
     type=click.IntRange(1, 1_000_000),
     help="Rows trained together.  [default: 32, fewer for small texts; article: 30]",
@@ -364,6 +370,7 @@ def train(
     recipe: Any,
     resume: bool,
     overwrite: bool,
+    start_from: str | None,
     sample_every: float,
     quiet: bool,
     as_json: bool,
@@ -379,6 +386,7 @@ def train(
     Examples:
       charlstm train macbeth.txt --minutes 3
       charlstm train macbeth.txt --resume --minutes 10
+      charlstm train poems.txt --from macbeth
       charlstm train macbeth.txt --recipe article --model article --epochs 1
     """
     from charlstm.backend import available_cores, start_tensorflow
@@ -386,8 +394,9 @@ def train(
     from charlstm.planning import TrainingRequest, plan_training
     from charlstm.terminal import byte_progress, make_reporter
 
-    if resume and overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other")
+    for flag, is_given in (("--overwrite", overwrite), ("--from", start_from is not None)):
+        if resume and is_given:
+            raise click.UsageError(f"--resume and {flag} exclude each other")
     with byte_progress("preparing", quiet=quiet) as progress:
         plan = plan_training(
             TrainingRequest(
@@ -396,6 +405,7 @@ def train(
                 recipe=recipe,
                 resume=resume,
                 overwrite=overwrite,
+                start_from=start_from,
                 typed=_without_none(typed),
                 default_threads=available_cores(),
             ),
@@ -421,6 +431,7 @@ def train(
                 plan.config,
                 model=plan.model,
                 resume_from=plan.resume_from,
+                start_from=plan.start_from,
                 sample_every=sample_every,
                 started=_STARTED,
                 should_stop=stop,

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from charlstm.checkpoint import (
+    Checkpoint,
     CheckpointInfo,
+    find_model,
     list_checkpoints,
     list_models,
     load_checkpoint,
     load_training_state,
     model_path,
+    open_checkpoint,
 )
 from charlstm.config import (
     NetworkConfig,
@@ -62,6 +65,7 @@ class TrainingRequest:
         recipe: Typed recipe, or None.
         resume: Go on with the model.
         overwrite: Replace the model.
+        start_from: Model whose weights to begin with, as typed, or None.
         typed: Options that were given, by the names of `TrainingConfig`,
             `NetworkConfig` and `CorpusOptions`.
         default_threads: Cores to use when not typed.
@@ -72,6 +76,7 @@ class TrainingRequest:
     recipe: RecipeName | None = None
     resume: bool = False
     overwrite: bool = False
+    start_from: str | None = None
     typed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     default_threads: int = 1
 
@@ -86,6 +91,7 @@ class TrainingPlan:
         config: How it is trained.
         model: The model's folder.
         resume_from: The checkpoint to go on from; None to start.
+        start_from: Whose weights to begin with, or None.
         notes: What a person should know, a line each.
     """
 
@@ -94,6 +100,7 @@ class TrainingPlan:
     config: TrainingConfig
     model: Path
     resume_from: CheckpointInfo | None
+    start_from: Checkpoint | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -135,9 +142,14 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
     elif request.resume:
         notes.append(f"{printable(str(model))} has no checkpoint yet: starting from the beginning")
     _refuse_foreign_folder(model)
+    start_from = _open_start(request, recipe, notes)
 
     options = _text_options(request, lowercase=recipe_defaults(recipe, n_train=1).lowercase)
-    seq_length = request.typed.get("seq_length", NetworkConfig(vocabulary_size=2).seq_length)
+    shape = {name: request.typed[name] for name in _NETWORK_OPTIONS if name in request.typed}
+    if start_from is not None:
+        source_network = dataclasses.asdict(start_from.network)
+        shape = {name: source_network[name] for name in _NETWORK_OPTIONS} | shape
+    seq_length = shape.get("seq_length", NetworkConfig(vocabulary_size=2).seq_length)
     val_fraction = request.typed.get(
         "val_fraction", recipe_defaults(recipe, n_train=1).val_fraction
     )
@@ -159,7 +171,7 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
         vocabulary_size=len(corpus.vocabulary),
         input="one_hot" if recipe == "default" else "scaled",
         carries_state=recipe == "default",
-        **{name: request.typed[name] for name in _NETWORK_OPTIONS if name in request.typed},
+        **shape,
     )
     rows = split.train_characters // network.seq_length
     if recipe == "default" and config.batch_size > rows:
@@ -181,8 +193,33 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
         config=config,
         model=model,
         resume_from=None,
+        start_from=start_from,
         notes=tuple(notes),
     )
+
+
+def _open_start(
+    request: TrainingRequest, recipe: RecipeName, notes: list[str]
+) -> Checkpoint | None:
+    """Open the model whose weights to begin with, and check that they fit."""
+    if request.start_from is None:
+        return None
+    checkpoint, warnings = open_checkpoint(find_model(request.start_from))
+    notes.extend(f"warning: {warning}; using another checkpoint" for warning in warnings)
+    if checkpoint.config["recipe"] != recipe:
+        raise InputError(
+            f"{printable(request.start_from)} is of recipe {checkpoint.config['recipe']}, "
+            f"not {recipe}",
+            hint=f"--recipe {checkpoint.config['recipe']} goes on with its kind of network",
+        )
+    for name in ("units", "layers"):
+        has = getattr(checkpoint.network, name)
+        if request.typed.get(name, has) != has:
+            raise InputError(
+                f"{printable(request.start_from)} has {name} {has}, not {request.typed[name]}",
+                hint=f"leave --{name} out: it comes from the model",
+            )
+    return checkpoint
 
 
 def _model_folder(request: TrainingRequest, source: Path | None) -> Path:

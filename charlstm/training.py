@@ -28,6 +28,7 @@ from charlstm import __version__
 from charlstm.batching import EvaluationRows, ShuffledWindows, Streams
 from charlstm.checkpoint import (
     Arrays,
+    Checkpoint,
     CheckpointInfo,
     TrainingState,
     append_log,
@@ -60,6 +61,7 @@ from charlstm.model import (
 )
 from charlstm.progress import Progress, Reporter
 from charlstm.scoring import score_ids
+from charlstm.vocabulary import Vocabulary
 
 Stopped = Literal["epochs", "minutes", "early", "interrupted"]
 
@@ -509,6 +511,34 @@ def make_trainer(network: NetworkConfig, config: TrainingConfig, train_ids: np.n
     return cls(network, config, train_ids)
 
 
+def transfer_weights(
+    source: Arrays, source_vocabulary: Vocabulary, fresh: Arrays, vocabulary: Vocabulary
+) -> Arrays:
+    """Begin with another model's weights where the vocabularies differ.
+
+    Args:
+        source: The other model's weights.
+        source_vocabulary: Its characters.
+        fresh: Initial weights of the new network, for what it does not know.
+        vocabulary: The new network's characters.
+
+    Returns:
+        The new network's weights: characters in common keep their row of the
+        input kernel and their column of the softmax, all else is copied whole.
+    """
+    shared = [c for c in vocabulary.characters if c in source_vocabulary]
+    ours = [vocabulary.char_to_id[c] for c in shared]
+    theirs = [source_vocabulary.char_to_id[c] for c in shared]
+    weights = {name: array.copy() for name, array in source.items()}
+    for name, axis in (("lstm_1/kernel", 0), ("dense/kernel", 1), ("dense/bias", 0)):
+        if fresh[name].shape[axis] != len(vocabulary):
+            continue  # the article's input is one number, whatever the vocabulary
+        rows = np.moveaxis(fresh[name].copy(), axis, 0)
+        rows[ours] = np.moveaxis(source[name], axis, 0)[theirs]
+        weights[name] = np.moveaxis(rows, 0, axis)
+    return weights
+
+
 # --- the run ------------------------------------------------------------------
 
 
@@ -534,6 +564,7 @@ class Run:
         config: How to train.
         model: The model's folder.
         resume_from: The checkpoint to go on from, or None to start.
+        start_from: A model whose weights to begin with, or None.
         sample_every: Seconds between samples; 0 for none.
         started: When the command began, by `clock`.
         clock: Seconds that only grow.
@@ -549,6 +580,7 @@ class Run:
         *,
         model: Path,
         resume_from: CheckpointInfo | None = None,
+        start_from: Checkpoint | None = None,
         sample_every: float = 30.0,
         started: float | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -572,6 +604,9 @@ class Run:
         self.n_train = split.train_characters
         self.val_ids = corpus.ids[split.train_characters :]
         self.trainer = make_trainer(network, config, corpus.ids[: split.train_characters])
+        self.started_from: dict[str, Any] | None = None
+        if start_from is not None:
+            self._begin_with(start_from)
         self.state = TrainerState()
         self.saved_step: int | None = None
         self.keeps_plan = False
@@ -913,6 +948,7 @@ class Run:
                 "val_characters": len(self.val_ids),
                 "options": dataclasses.asdict(self.corpus.options),
             },
+            "started_from": self.started_from,
             "seed_windows": self._seed_windows(),
         }
 
@@ -921,6 +957,24 @@ class Run:
         rng = np.random.default_rng(self.config.random_seed)
         starts = rng.integers(self.n_train - length + 1, size=N_SEED_WINDOWS)
         return [self.corpus.text(start, start + length) for start in sorted(set(starts.tolist()))]
+
+    def _begin_with(self, source: Checkpoint) -> None:
+        model = self.trainer.model
+        weights = transfer_weights(
+            source.weights, source.vocabulary, get_weights(model), self.corpus.vocabulary
+        )
+        set_weights(model, weights)
+        about = source.config["corpus"]
+        n_shared = sum(c in source.vocabulary for c in self.corpus.vocabulary.characters)
+        self.started_from = {
+            "name": source.info.path.resolve().parent.name,
+            "step": source.info.step,
+            "corpus": {"name": about["name"], "sha256": about["sha256"]},
+        }
+        self.reporter.note(
+            f"beginning with {self.started_from['name']}, step {source.info.step:,}: "
+            f"{n_shared} of {len(self.corpus.vocabulary)} characters are known to it"
+        )
 
     def _restore(self, info: CheckpointInfo) -> None:
         checkpoint = load_checkpoint(info)
@@ -933,6 +987,7 @@ class Run:
             raise CheckpointError(
                 f"{info.path}: the training state does not fit the network: {error}"
             ) from error
+        self.started_from = checkpoint.config.get("started_from")
         stored = checkpoint.config["training"]
         if any(stored[name] != getattr(self.config, name) for name in ("epochs", "minutes")):
             # Another budget: the decay is planned anew from this step, and a

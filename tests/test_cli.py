@@ -318,6 +318,35 @@ def test_train_takes_a_prepared_folder(workplace):
 
 
 @tf
+def test_train_from_another_model(trained):
+    """What both texts know keeps its weights; the new text's loss starts far lower."""
+    new_text = TINY_TEXT[: len(TINY_TEXT) // 2].replace("K", "Q").replace("T", "☃")
+    (trained / "queen.txt").write_text(new_text, encoding="utf-8")
+    budget = ["--epochs", "1", "--batch-size", "4", "--sample-every", "0", "--json"]
+    fresh = run("train", "queen.txt", *TINY, "--epochs", "1", "--json", "--model", "fresh")
+    tuned = run("train", "queen.txt", *budget, "--from", "king", "--model", "tuned")
+    assert tuned.exit_code == 0, tuned.output
+    assert "beginning with king" in tuned.stderr
+    assert "18 of 19 characters are known" in tuned.stderr
+    losses = [json.loads(r.stdout)["best_val_loss"] for r in (tuned, fresh)]
+    assert losses[0] < losses[1] - 0.05
+    config = json.loads(
+        (list_checkpoints(trained / "checkpoints" / "tuned")[-1].path / "config.json").read_text(
+            encoding="utf-8"
+        )
+    )
+    assert config["started_from"]["name"] == "king"
+    assert config["network"]["units"] == 6
+    resumed = run("train", "queen.txt", "--resume", "--model", "tuned", "--epochs", "2", "-q")
+    assert resumed.exit_code == 0, resumed.output
+    expect(run("train", "queen.txt", "--from", "queen", "--model", "x"), 1, "no model queen")
+    expect(
+        run("train", "queen.txt", "--from", "king", "--model", "x", "--units", "7"), 2, "units 6"
+    )
+    expect(run("train", "queen.txt", "--from", "king", "--resume"), 2, "exclude")
+
+
+@tf
 def test_two_runs_cannot_write_one_model(workplace):
     from charlstm.checkpoint import lock_model
 

@@ -475,3 +475,26 @@ def test_trainer_state_is_stored_whole(training, corpus, tmp_path):
     for field in dataclasses.fields(training.TrainerState):
         if field.name != "seconds":
             assert stored[field.name] == getattr(run.state, field.name)
+
+
+def test_transfer_moves_rows_and_columns_by_character(training):
+    from charlstm.checkpoint import weight_shapes
+    from charlstm.vocabulary import Vocabulary
+
+    old, new = Vocabulary("abde"), Vocabulary("bcdxyz")
+    rng = np.random.default_rng(0)
+
+    def weights(vocabulary):
+        network = NetworkConfig(vocabulary_size=len(vocabulary), units=3)
+        shapes = weight_shapes(network).items()
+        return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes}
+
+    source, fresh = weights(old), weights(new)
+    moved = training.transfer_weights(source, old, fresh, new)
+    for character, row in new.char_to_id.items():
+        side, at = (source, old.char_to_id.get(character)) if character in old else (fresh, row)
+        np.testing.assert_array_equal(moved["lstm_1/kernel"][row], side["lstm_1/kernel"][at])
+        np.testing.assert_array_equal(moved["dense/kernel"][:, row], side["dense/kernel"][:, at])
+        assert moved["dense/bias"][row] == side["dense/bias"][at]
+    for name in ("lstm_1/recurrent_kernel", "lstm_2/kernel", "lstm_1/bias"):
+        np.testing.assert_array_equal(moved[name], source[name])
