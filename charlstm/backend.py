@@ -33,6 +33,16 @@ def available_cores() -> int:
     return max(1, cores)
 
 
+def process_age() -> float:
+    """Return how long ago this process started, in seconds; 0 where unknown."""
+    with contextlib.suppress(OSError, ValueError, IndexError, AttributeError):
+        # Field 22, counted from after the command's name, which may hold spaces.
+        started = int(Path("/proc/self/stat").read_text().rsplit(")")[-1].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return max(0.0, uptime - started / os.sysconf("SC_CLK_TCK"))
+    return 0.0
+
+
 def start_tensorflow(*, threads: int, random_seed: int, splits_batch: bool = True) -> None:
     """Import TensorFlow without its start-up messages and set its threads.
 

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from charlstm.config import NetworkConfig
+from charlstm.config import NetworkConfig, TrainingConfig
 from charlstm.errors import (
     CharlstmError,
     CheckpointError,
@@ -198,6 +198,21 @@ def list_checkpoints(model: Path) -> list[CheckpointInfo]:
     return sorted(found, key=lambda info: info.step)
 
 
+def holds_model(model: Path) -> bool:
+    """Tell whether a folder has checkpoints, good or damaged.
+
+    Args:
+        model: The folder.
+
+    Returns:
+        True if anything there is named as a checkpoint.
+    """
+    try:
+        return any(_STEP_FOLDER.fullmatch(entry.name) for entry in model.iterdir())
+    except OSError:
+        return False
+
+
 def best_checkpoint(checkpoints: list[CheckpointInfo]) -> CheckpointInfo:
     """Choose the checkpoint with the lowest loss.
 
@@ -260,6 +275,11 @@ def find_model(name: str | None) -> Path:
     model = model_path(name)
     if list_checkpoints(model):
         return model
+    if holds_model(model):
+        raise CheckpointError(
+            f"the checkpoints of {_shown(model)} are damaged: none has a good manifest",
+            hint="train it anew with --overwrite, or name another model",
+        )
     known = ", ".join(printable(m.name) for m in models)
     hint = f"models here: {known}" if known else "train one first: charlstm train macbeth.txt"
     raise ModelNotFoundError(f"there is no model {printable(name)} ({_shown(model)})", hint=hint)
@@ -390,6 +410,34 @@ def _read_arrays(info: CheckpointInfo, name: str) -> Arrays:
         raise CheckpointError(f"{_shown(info.path / name)} is damaged: {error}") from error
 
 
+def load_config(info: CheckpointInfo) -> dict[str, Any]:
+    """Load and check a checkpoint's `config.json`.
+
+    Args:
+        info: From `list_checkpoints`.
+
+    Returns:
+        Its content, with all that this program reads of it there.
+
+    Raises:
+        CheckpointError: If it is not what was saved, or lacks something.
+    """
+    path = info.path / "config.json"
+    config = _parse_object(_verified(info, path.name), path)
+    try:
+        NetworkConfig(**config["network"])
+        TrainingConfig(**config["training"])
+        about = config["corpus"]
+        CorpusOptions(**about["options"])
+        texts = [config["recipe"], about["name"], about["sha256"], about.get("path", "")]
+        if not all(isinstance(text, str) for text in [*texts, *config["seed_windows"]]):
+            raise TypeError("a text is no text")
+        int(about["characters"])
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{_shown(path)} is damaged: {error!r}") from error
+    return config
+
+
 def load_checkpoint(info: CheckpointInfo) -> Checkpoint:
     """Load and verify what writing text needs.
 
@@ -404,14 +452,11 @@ def load_checkpoint(info: CheckpointInfo) -> Checkpoint:
             format, or does not fit the configuration.
     """
     path = info.path / "config.json"
-    config = _parse_object(_verified(info, "config.json"), path)
+    config = load_config(info)
     try:
         network = NetworkConfig(**config["network"])
-        CorpusOptions(**config["corpus"]["options"])
-        if not all(isinstance(text, str) for text in config["seed_windows"]):
-            raise TypeError("seed_windows must be texts")
     except (ConfigError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{_shown(path)} is damaged: {error}") from error
+        raise CheckpointError(f"{_shown(path)} is damaged: {error!r}") from error
     path = info.path / "vocabulary.json"
     vocabulary = Vocabulary.from_json(
         _parse_object(_verified(info, path.name), path), source=_shown(path)
@@ -421,6 +466,8 @@ def load_checkpoint(info: CheckpointInfo) -> Checkpoint:
             f"{_shown(path)} has {len(vocabulary)} characters; "
             f"config.json says {network.vocabulary_size}"
         )
+    if not all(c in vocabulary for text in config["seed_windows"] for c in text):
+        raise CheckpointError(f"{_shown(info.path)}: a seed window has unknown characters")
     return Checkpoint(
         info=info,
         network=network,
@@ -511,13 +558,16 @@ def lock_model(model: Path) -> Iterator[None]:
         lock.release()
 
 
-def clear_model(model: Path) -> None:
+def clear_model(model: Path, *, keep: Path | None = None) -> None:
     """Remove a model's checkpoints and logs, and nothing else in the folder.
 
     Args:
         model: The model's folder.
+        keep: A checkpoint that stays.
     """
     for entry in list(model.iterdir()):
+        if entry == keep:
+            continue
         if _STEP_FOLDER.fullmatch(entry.name) or _is_leftover(entry):
             if entry.is_symlink():
                 entry.unlink()
@@ -568,6 +618,7 @@ def write_checkpoint(
     """
     version = {"format_version": FORMAT_VERSION}
     final = model / f"step-{step:08d}"
+    temporary = None
     try:
         for entry in model.iterdir():
             if _is_leftover(entry):
@@ -612,6 +663,8 @@ def write_checkpoint(
         info = _read_manifest(final)
         _retire(model, keep=final)
     except OSError as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
         raise OutputError(
             f"cannot save to {_shown(model)}: {error.strerror or error}",
             hint="make room or choose another folder; earlier checkpoints are untouched",
@@ -770,6 +823,18 @@ def open_checkpoint(model: Path, which: str = "best") -> tuple[Checkpoint, list[
     )
 
 
+def _newest_config(checkpoints: list[CheckpointInfo]) -> dict[str, Any]:
+    errors: list[CheckpointError] = []
+    for info in reversed(checkpoints):
+        try:
+            return load_config(info)
+        except NewerFormatError:
+            raise
+        except CheckpointError as error:
+            errors.append(error)
+    raise errors[0]
+
+
 def describe_model(model: Path) -> dict[str, Any]:
     """Say what a model is, as `info --json` prints it.
 
@@ -783,9 +848,9 @@ def describe_model(model: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If no checkpoint can be read.
     """
-    checkpoint, _ = open_checkpoint(model, "last")
-    network, config = checkpoint.network, checkpoint.config
     checkpoints = list_checkpoints(model)
+    config = _newest_config(checkpoints)
+    network = NetworkConfig(**config["network"])
     best, last = best_checkpoint(checkpoints), checkpoints[-1]
     return {
         "name": model.resolve().name,

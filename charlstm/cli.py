@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from charlstm.planning import TrainingPlan
     from charlstm.training import TrainingResult
 
-_STARTED = time.monotonic()
+_IMPORTED = time.monotonic()
 INTERRUPTED = 130
 
 
@@ -45,10 +46,6 @@ class FiniteFloat(click.FloatRange):
         return number
 
 
-class _ClosedPipeError(Exception):
-    """Whoever read our output has had enough."""
-
-
 class CharlstmGroup(click.Group):
     """The command group, with every error brought to one form in one place."""
 
@@ -56,43 +53,44 @@ class CharlstmGroup(click.Group):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
         """Run a command and end the process with the exit code of the contract."""
-        extra = {"auto_envvar_prefix": "CHARLSTM"} | extra
         extra.pop("standalone_mode", None)
-        if sys.stdout is None:  # started with stdout closed
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        stdout = sys.stdout
         try:
             code = super().main(args, prog_name, standalone_mode=False, **extra)
             sys.stdout.flush()
             sys.exit(code if isinstance(code, int) else 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            sys.exit(error.exit_code)
         except click.ClickException as error:
             _fail(_usage_message(error), _usage_hint(error), error.exit_code, error)
         except CharlstmError as error:
             _fail(error.message, error.hint, error.exit_code, error)
         except (KeyboardInterrupt, click.Abort):
             _fail("interrupted", None, INTERRUPTED, None)
-        except (_ClosedPipeError, BrokenPipeError):
+        except SystemExit as end:
+            # Click exits 1 for a closed pipe, having wrapped stdout.
+            if sys.stdout is not stdout:
+                sys.stdout = stdout
+                _close_stdout()
+                sys.exit(0)
+            raise end from None
+        except BrokenPipeError:
             _close_stdout()
             sys.exit(0)
         except OSError as error:
-            where = f"{printable(str(error.filename))}: " if error.filename else ""
-            _fail(f"{where}{error.strerror or error}", None, 1, error)
+            where = printable(str(error.filename)) if error.filename else "cannot write the output"
+            _fail(f"{where}: {error.strerror or error}", None, 1, error)
         except MemoryError as error:
             _fail("out of memory", "a smaller --batch-size or --units needs less", 1, error)
         except Exception as error:
             hint = "this is a fault of charlstm; CHARLSTM_DEBUG=1 shows where"
             _fail(f"{type(error).__name__}: {printable(str(error))}", hint, 1, error)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Keep a closed pipe from Click, which would exit 1 for it."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError as error:
-            raise _ClosedPipeError from error
-
 
 def _fail(message: str, hint: str | None, code: int, error: BaseException | None) -> NoReturn:
     """Print an error in at most two lines and end the process."""
-    if error is not None and os.environ.get("CHARLSTM_DEBUG"):
+    if error is not None and os.environ.get("CHARLSTM_DEBUG", "0") not in ("", "0"):
         raise error
     try:
         sys.stdout.flush()
@@ -226,7 +224,8 @@ def prepare(corpus: str, output: Path | None, quiet: bool, as_json: bool, **type
     source = None if corpus == "-" else corpora.find_corpus(corpus)
     if source is not None and source.is_dir():
         raise InputError(
-            f"{printable(corpus)} is prepared already", hint=f"train on it: charlstm train {corpus}"
+            f"{printable(corpus)} is prepared already",
+            hint=f"train on it: charlstm train {shlex.quote(printable(corpus))}",
         )
     from charlstm.terminal import byte_progress
 
@@ -273,6 +272,7 @@ class _StopRequest:
 
     def __init__(self) -> None:
         self.is_set = False
+        self._stderr = os.dup(2)  # stays what it is while TensorFlow is kept quiet
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
@@ -280,7 +280,7 @@ class _StopRequest:
         if self.is_set:
             os._exit(INTERRUPTED)
         self.is_set = True
-        os.write(2, b"\nstopping after this step; again to quit at once\n")
+        os.write(self._stderr, b"\nstopping after this step; again to quit at once\n")
 
     def __call__(self) -> bool:
         return self.is_set
@@ -364,7 +364,10 @@ class _StopRequest:
 )
 @_quiet_option
 @_json_option
+@click.pass_obj
 def train(
+    started: float | None,
+    /,
     corpus: str | None,
     model: str | None,
     recipe: Any,
@@ -391,7 +394,7 @@ def train(
     """
     from charlstm.backend import available_cores, start_tensorflow
     from charlstm.checkpoint import lock_model
-    from charlstm.planning import TrainingRequest, plan_training
+    from charlstm.planning import TrainingRequest, check_unchanged, plan_training
     from charlstm.terminal import byte_progress, make_reporter
 
     for flag, is_given in (("--overwrite", overwrite), ("--from", start_from is not None)):
@@ -415,6 +418,7 @@ def train(
         for line in (*plan.notes, _describe_plan(plan)):
             _note(line)
     with lock_model(plan.model):
+        check_unchanged(plan, overwrite=overwrite)
         stop = _StopRequest()
         start_tensorflow(
             threads=plan.config.threads,
@@ -433,7 +437,7 @@ def train(
                 resume_from=plan.resume_from,
                 start_from=plan.start_from,
                 sample_every=sample_every,
-                started=_STARTED,
+                started=started or _IMPORTED,
                 should_stop=stop,
                 reporter=reporter,
             ).run(overwrite=overwrite)
@@ -501,8 +505,6 @@ def _print_result(plan: TrainingPlan, result: TrainingResult, *, as_json: bool) 
 
 
 def _model_argument(model: Path) -> str:
-    import shlex
-
     from charlstm.checkpoint import CHECKPOINTS_FOLDER
 
     name = model.name if model.parent == Path(CHECKPOINTS_FOLDER) else str(model)
@@ -776,7 +778,12 @@ def info(model: str | None, as_json: bool) -> None:
     from charlstm.checkpoint import describe_model, find_model, list_models
 
     if model is None:
-        models = [describe_model(path) for path in list_models()]
+        models = []
+        for path in list_models():
+            try:
+                models.append(describe_model(path))
+            except CharlstmError as error:
+                _note(f"warning: {error.message}")
         if as_json:
             _print_json({"models": models})
         elif not models:
@@ -820,6 +827,13 @@ def _loss_text(entry: dict[str, Any]) -> str:
     return "not evaluated"
 
 
-def main() -> None:
-    """Run the command line; the entry point of the console script."""
-    cli(prog_name="charlstm")
+def _name_environment_variables() -> None:
+    """Let each option be given as CHARLSTM_<COMMAND>_<OPTION>, by its long name."""
+    for name, command in cli.commands.items():
+        for option in command.params:
+            if isinstance(option, click.Option):
+                long_name = max(option.opts, key=len).lstrip("-")
+                option.envvar = f"CHARLSTM_{name}_{long_name}".upper().replace("-", "_")
+
+
+_name_environment_variables()

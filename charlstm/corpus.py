@@ -30,7 +30,7 @@ from charlstm.reading import (
     TextReader,
     empty_text,
     open_text,
-    spool,
+    readable_again,
 )
 from charlstm.vocabulary import NEWER_FORMAT, Vocabulary, check_format_version, code_points_of
 
@@ -170,6 +170,8 @@ def find_corpus(name: str) -> Path:
     Raises:
         CorpusError: If there is none, or it is a folder of another kind.
     """
+    if not name:
+        raise CorpusError("the text's name is empty", hint="give a path to a text file")
     given = Path(name)
     shown = printable(name)
     shipped = shipped_texts()
@@ -225,6 +227,7 @@ def prepare_corpus(
     options: CorpusOptions,
     output: Path | None = None,
     name: str | None = None,
+    keeps_others: bool = False,
     seq_length: int = SEQ_LENGTH,
     val_fraction: float = VAL_FRACTION,
     progress: Progress | None = None,
@@ -240,6 +243,8 @@ def prepare_corpus(
         options: How to read it.
         output: Folder to write; `prepared/<name>` by default.
         name: What to call the corpus; after its file by default.
+        keeps_others: Take a folder beside, named by a hash, if `output` has
+            another text or other options: a model may need that one yet.
         seq_length: Window length recorded for the summary.
         val_fraction: Validation share recorded for the summary.
         progress: Called with (bytes done, bytes in all) over both passes.
@@ -271,6 +276,7 @@ def prepare_corpus(
                 source,
                 target=target,
                 name=name,
+                keeps_others=keeps_others,
                 options=options,
                 seq_length=seq_length,
                 val_fraction=val_fraction,
@@ -289,17 +295,14 @@ def _prepare_in(
     *,
     target: Path,
     name: str,
+    keeps_others: bool,
     options: CorpusOptions,
     seq_length: int,
     val_fraction: float,
     progress: Progress | None,
 ) -> Corpus:
     shown = "stdin" if source is None else source.name
-    # A pipe such as /dev/stdin or <(…) can be read once only, too.
-    if source is None or not source.is_file():
-        path = spool(source, temporary / "spooled", name=shown)
-    else:
-        path = source
+    path = readable_again(source, temporary / "spooled", name=shown)
     n_bytes = path.stat().st_size
     if n_bytes == 0:
         raise empty_text(shown)
@@ -313,6 +316,12 @@ def _prepare_in(
 
     text = TextReader(path, name=shown, options=options)
     reusable = _reusable(target, path, options=options, text=text)
+    if reusable is None and keeps_others and is_prepared(target):
+        digest = hashlib.sha256(repr(options).encode())
+        with open_text(path, shown) as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+        target = target.with_name(f"{target.name}-{digest.hexdigest()[:8]}")
+        reusable = _reusable(target, path, options=options, text=text)
     if reusable is not None:
         split = split_corpus(
             len(reusable.ids), seq_length=seq_length, val_fraction=val_fraction, name=shown

@@ -15,6 +15,7 @@ from charlstm.checkpoint import (
     Checkpoint,
     CheckpointInfo,
     find_model,
+    holds_model,
     list_checkpoints,
     list_models,
     load_checkpoint,
@@ -91,6 +92,7 @@ class TrainingPlan:
         config: How it is trained.
         model: The model's folder.
         resume_from: The checkpoint to go on from; None to start.
+        newest_step: Of the model's checkpoints when the plan was made.
         start_from: Whose weights to begin with, or None.
         notes: What a person should know, a line each.
     """
@@ -100,6 +102,7 @@ class TrainingPlan:
     config: TrainingConfig
     model: Path
     resume_from: CheckpointInfo | None
+    newest_step: int = 0
     start_from: Checkpoint | None = None
     notes: tuple[str, ...] = ()
 
@@ -133,12 +136,9 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
     source = None if request.corpus == "-" else find_corpus(request.corpus)
     model = _model_folder(request, source)
     notes: list[str] = []
-    if list_checkpoints(model):
+    if holds_model(model):
         if not request.overwrite:
-            raise ModelExistsError(
-                f"the model {printable(str(model))} exists",
-                hint="--resume goes on with it, --overwrite replaces it, --model names another",
-            )
+            raise _model_exists(model)
     elif request.resume:
         notes.append(f"{printable(str(model))} has no checkpoint yet: starting from the beginning")
     _refuse_foreign_folder(model)
@@ -196,6 +196,33 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
         start_from=start_from,
         notes=tuple(notes),
     )
+
+
+def _model_exists(model: Path) -> ModelExistsError:
+    return ModelExistsError(
+        f"the model {printable(str(model))} exists",
+        hint="--resume goes on with it, --overwrite replaces it, --model names another",
+    )
+
+
+def check_unchanged(plan: TrainingPlan, *, overwrite: bool) -> None:
+    """Check, with the model's lock held, that no other run wrote it since the plan.
+
+    Args:
+        plan: Made before the lock was taken.
+        overwrite: Whether the model may be replaced anyway.
+
+    Raises:
+        ModelExistsError: If there is a model now where there was none.
+        InputError: If another run went on with it.
+    """
+    if plan.resume_from is None:
+        if holds_model(plan.model) and not overwrite:
+            raise _model_exists(plan.model)
+    elif list_checkpoints(plan.model)[-1].step > max(plan.resume_from.step, plan.newest_step):
+        raise InputError(
+            f"another run has gone on with {printable(str(plan.model))}", hint="try again"
+        )
 
 
 def _open_start(
@@ -270,13 +297,11 @@ def _prepared(
                     hint="prepare the text again, or give the text itself",
                 )
         return corpus
-    # Lower-cased and plain forms of a text do not take turns in one folder.
-    name = corpus_name(source) + ("-lowercase" if options.lowercase else "")
     return prepare_corpus(
         source,
         options=options,
-        output=Path(PREPARED_FOLDER) / name,
-        name=corpus_name(source),
+        output=Path(PREPARED_FOLDER) / corpus_name(source),
+        keeps_others=True,
         seq_length=seq_length,
         val_fraction=val_fraction,
         progress=progress,
@@ -330,8 +355,17 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
             val_fraction=config.val_fraction,
             progress=progress,
         )
+    elif request.corpus == "-" and not _is_stored(about):
+        corpus = _prepared(
+            None,
+            checkpoint.text_options,
+            dataclasses.replace(request, typed={}),
+            seq_length=network.seq_length,
+            val_fraction=config.val_fraction,
+            progress=progress,
+        )
     else:
-        folder = source or Path(about["path"])
+        folder = source or _stored_path(about)
         if not is_prepared(folder):
             raise CorpusError(
                 f"the prepared text {printable(str(folder))} of this model is gone",
@@ -352,8 +386,22 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
         config=config,
         model=model,
         resume_from=info,
+        newest_step=list_checkpoints(model)[-1].step,
         notes=(*notes, f"going on from step {info.step:,} (epoch {info.epoch:.2f})"),
     )
+
+
+def _stored_path(about: Mapping[str, Any]) -> Path:
+    """Return where the prepared text of a model was, as it remembers it."""
+    return Path(about.get("path") or Path(PREPARED_FOLDER) / about["name"])
+
+
+def _is_stored(about: Mapping[str, Any]) -> bool:
+    """Tell whether the ids that a model was trained on are where they were."""
+    try:
+        return load_corpus(_stored_path(about)).sha256 == str(about["sha256"])
+    except CorpusError:
+        return False
 
 
 def _resumed_model(request: TrainingRequest, source: Path | None, is_missing: bool) -> Path | None:
@@ -368,7 +416,7 @@ def _resumed_model(request: TrainingRequest, source: Path | None, is_missing: bo
         model = model_path(corpus_name(Path(request.corpus)))
     else:
         model = _model_folder(request, source)
-    return model if list_checkpoints(model) else None
+    return model if holds_model(model) else None
 
 
 def _last_good(model: Path) -> tuple[CheckpointInfo, list[str]]:
@@ -381,8 +429,9 @@ def _last_good(model: Path) -> tuple[CheckpointInfo, list[str]]:
             notes.append(f"warning: {error.message}; trying the checkpoint before it")
         else:
             return info, notes
+    why = notes[0].removeprefix("warning: ") if notes else "none has a good manifest"
     raise CheckpointError(
-        f"no checkpoint of {printable(str(model))} can be read: {notes[0]}",
+        f"no checkpoint of {printable(str(model))} can be read: {why}",
         hint="--overwrite begins anew",
     )
 
@@ -397,6 +446,8 @@ def _refuse_changes(
         dataclasses.asdict(options) | dataclasses.asdict(config) | dataclasses.asdict(network)
     )
     wanted = dict(request.typed)
+    if "encoding" in wanted:
+        wanted["encoding"] = CorpusOptions(encoding=wanted["encoding"]).encoding
     if request.recipe is not None:
         wanted["recipe"] = request.recipe
     for name, value in wanted.items():

@@ -8,6 +8,7 @@ equals cleaning the whole. What a corpus is made of texts is in `corpus`.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import dataclasses
 import hashlib
 import re
@@ -56,6 +57,11 @@ class CorpusOptions:
     normalize: Normalization = "NFC"
     lowercase: bool = False
     keep_boilerplate: bool = False
+
+    def __post_init__(self) -> None:
+        """Bring the codec's name to its one spelling: utf8 and UTF-8 are the same."""
+        with contextlib.suppress(LookupError, ValueError):  # told when it is used
+            object.__setattr__(self, "encoding", codecs.lookup(self.encoding).name)
 
     def clean(self, text: str) -> str:
         """Bring a short text, such as a seed, to the form the corpus has.
@@ -108,7 +114,7 @@ class TextReader:
             CorpusError: If the file cannot be read, is binary or not in its
                 encoding.
         """
-        text = _cut_safely(self._decoded(progress))
+        text = _cut_safely(self._decoded(progress), shapes_sigma=self.options.lowercase)
         if not self.options.keep_boilerplate:
             text = self._without_boilerplate(text)
         for piece in text:
@@ -152,7 +158,8 @@ class TextReader:
                 except UnicodeDecodeError as error:
                     # What was decoded ends here; it may begin after a mark.
                     bad = self.n_bytes - len(error.object) + error.start
-                    raise self._undecodable(bad) from error
+                    is_cut_off = not block and error.reason == "unexpected end of data"
+                    raise self._undecodable(bad, is_cut_off=is_cut_off) from error
                 except UnicodeError as error:
                     raise self._undecodable(offset) from error
                 if pending_cr:
@@ -219,7 +226,13 @@ class TextReader:
             hint="give plain text; text in UTF-16 needs --encoding utf-16",
         )
 
-    def _undecodable(self, offset: int) -> CorpusError:
+    def _undecodable(self, offset: int, *, is_cut_off: bool = False) -> CorpusError:
+        if is_cut_off:
+            return CorpusError(
+                f"{printable(self.name)} ends in the middle of a character "
+                f"(offset {offset:,}, {self.options.encoding})",
+                hint="the file was cut off; take the whole one, or remove the last bytes",
+            )
         with open_text(self.path, self.name) as file:
             file.seek(offset)
             byte = file.read(1)
@@ -321,17 +334,17 @@ def likely_encoding(sample: bytes) -> str | None:
         return "utf-16-le" if sample[1::2].count(0) > zeros // 2 else "utf-16-be"
     from charset_normalizer import from_bytes
 
-    match = from_bytes(sample).best()
-    if match is None or match.encoding in ("ascii", "utf_8"):
+    matches = from_bytes(sample)
+    best = matches.best()
+    if best is None or best.encoding in ("ascii", "utf_8"):
         return None
-    # The Windows page for Western Europe is a superset of what people type as
-    # Latin-1; the guesser's other names for the same letters only confuse.
-    if match.encoding in _WESTERN or "cp1252" in match.could_be_from_charset:
-        return "cp1252"
-    return match.encoding.replace("_", "-")
-
-
-_WESTERN = frozenset({"latin_1", "cp1252", "iso8859_15", "cp1250", "iso8859_2", "mac_roman"})
+    # Where the Windows page for Western Europe fits as well as any, it is what
+    # people have; the guesser's other names for the same letters only confuse.
+    for match in matches:
+        names = {match.encoding, *match.could_be_from_charset}
+        if names & {"cp1252", "latin_1", "iso8859_15"} and match.chaos <= best.chaos:
+            return "cp1252"
+    return best.encoding.replace("_", "-")
 
 
 def open_text(path: Path, name: str) -> BufferedReader:
@@ -342,18 +355,25 @@ def open_text(path: Path, name: str) -> BufferedReader:
         raise CorpusError(f"cannot read {printable(name)}: {error.strerror}") from error
 
 
-def _cut_safely(texts: Iterator[str]) -> Iterator[str]:
-    """Cut decoded text where normalising the pieces equals normalising the whole.
+def _cut_safely(texts: Iterator[str], *, shapes_sigma: bool) -> Iterator[str]:
+    """Cut decoded text where cleaning the pieces equals cleaning the whole.
 
     That is after whitespace, or before a character that cannot combine with
-    the one before it.
+    the one before it. Where a final sigma is to be lower-cased, what decides
+    its form stays with it too.
     """
     held = ""
     for text in texts:
+        n_seen = len(held)  # no place before this was good to cut
         held += text
-        cut = max(held.rfind("\n"), held.rfind(" ")) + 1
+        cut = max(held.rfind("\n", n_seen), held.rfind(" ", n_seen)) + 1
         if cut == 0:
-            cut = next((i for i in range(len(held) - 1, 0, -1) if _is_cut_safe(held, i)), 0)
+            for i in range(len(held) - 1, max(0, n_seen - 1), -1):
+                if not _may_combine(held[i]) and not (
+                    shapes_sigma and any(map(_shapes_sigma, held[i - 1 : i + 1]))
+                ):
+                    cut = i
+                    break
         if cut == 0 and len(held) > _MAX_PIECE_CHARACTERS:
             cut = len(held)
         if cut:
@@ -361,11 +381,6 @@ def _cut_safely(texts: Iterator[str]) -> Iterator[str]:
             held = held[cut:]
     if held:
         yield held
-
-
-def _is_cut_safe(text: str, i: int) -> bool:
-    """Tell whether normalising and lower-casing both parts equals doing it to the whole."""
-    return not _may_combine(text[i]) and not any(map(_shapes_sigma, text[i - 1 : i + 1]))
 
 
 def _shapes_sigma(character: str) -> bool:
@@ -397,7 +412,7 @@ def read_text(source: Path | None, *, options: CorpusOptions) -> str:
     """
     with tempfile.TemporaryDirectory() as temporary:
         name = "stdin" if source is None else source.name
-        path = source or spool(None, Path(temporary) / "stdin", name=name)
+        path = readable_again(source, Path(temporary) / "spooled", name=name)
         text = "".join(TextReader(path, name=name, options=options).pieces(lambda n: None))
     if not text:
         raise empty_text(name)
@@ -409,20 +424,22 @@ def empty_text(name: str) -> CorpusError:
     return CorpusError(f"{printable(name)} is empty", hint="give a text with some characters in it")
 
 
-def spool(source: Path | None, path: Path, *, name: str) -> Path:
-    """Copy what can be read only once into a file that can be read again.
+def readable_again(source: Path | None, path: Path, *, name: str) -> Path:
+    """Return a file that can be read twice; a pipe is copied into one.
 
     Args:
-        source: A pipe; None for stdin.
-        path: The file to write.
+        source: A file or a pipe, such as a FIFO or /dev/stdin; None for stdin.
+        path: Where a copy goes.
         name: The source's name, for messages.
 
     Returns:
-        The file.
+        The source itself, if it is a plain file, else the copy.
 
     Raises:
         CorpusError: If the source cannot be read.
     """
+    if source is not None and source.is_file():
+        return source
     with path.open("wb") as file:
         if source is None:
             shutil.copyfileobj(sys.stdin.buffer, file)

@@ -74,6 +74,8 @@ FINAL_LEARNING_RATE = 0.01  # share of the peak
 N_SEED_WINDOWS = 100
 SAMPLE_LENGTH = 160
 ARTICLE_SAMPLE_LENGTH = 60  # each character costs a window
+# Kept free at the end of a time budget for the last evaluation and checkpoint.
+_LAST_SECONDS = 1.0
 MIN_PART_ROWS = 8
 MAX_FAILURES = 3
 _EVALUATION_CHUNK = 100
@@ -93,7 +95,7 @@ class TrainingResult:
         steps: Optimizer steps.
         characters: Characters trained on.
         val_characters: Length of the held-out tail.
-        seconds: Wall time, over all sessions of the run.
+        seconds: Wall time since the process started.
         chars_per_second: Of the training steps after the first, in this
             session; 0 if there was none.
         train_loss: Nats/char since the last evaluation but one, or None.
@@ -511,6 +513,16 @@ def make_trainer(network: NetworkConfig, config: TrainingConfig, train_ids: np.n
     return cls(network, config, train_ids)
 
 
+def _stored_state(stored: dict[str, Any], info: CheckpointInfo) -> TrainerState:
+    """Read `trainer.json`, whose numbers a stranger may have written."""
+    fields = {f.name for f in dataclasses.fields(TrainerState)}
+    values = {name: value for name, value in stored.items() if name in fields}
+    is_sound = all(v is None or isinstance(v, int | float) for v in values.values())
+    if not is_sound or values.get("step") != info.step:
+        raise CheckpointError(f"{info.path / 'trainer.json'} is damaged: it does not fit")
+    return TrainerState(**values)
+
+
 def transfer_weights(
     source: Arrays, source_vocabulary: Vocabulary, fresh: Arrays, vocabulary: Vocabulary
 ) -> Arrays:
@@ -613,9 +625,12 @@ class Run:
         if resume_from is not None:
             self._restore(resume_from)
         # A stored plan is finished as it was made: starting again costs it no steps.
+        self.process_started = clock() if started is None else started
         if started is None or self.keeps_plan:
             started = clock()
         self.clock = _Clock(started, self.state.seconds, clock)
+        self.replaces_old = False
+        self.held_records: list[tuple[str, dict[str, Any]]] = []
         self._set_plan_by_steps()
         self._remember()
         # Times of this session's steps, for the speed; the first is tracing.
@@ -687,12 +702,13 @@ class Run:
             # Evaluating, sampling and saving are a guess as yet.
             self._plan(state.step + max(1, int(left * 0.9 / a_step)))
             return
-        reserve = 0.5 + self._final_seconds(a_step)
+        reserve = _LAST_SECONDS + self._final_seconds(a_step)
         steps = max(1, int((left - reserve) / self._seconds_a_step_in_all))
         planned = state.total_steps - state.step
         is_off = abs(steps - planned) > _PLAN_TOLERANCE * (planned + state.step * 0.2)
         if not state.is_plan_final or is_off:
-            if state.is_plan_final and steps != planned:
+            is_worth_telling = abs(steps - planned) * self._seconds_a_step_in_all > 5
+            if state.is_plan_final and is_worth_telling:
                 self.reporter.note(
                     f"the machine's speed changed: {state.step + steps:,} steps fit the time, "
                     f"not {state.total_steps:,}"
@@ -722,8 +738,8 @@ class Run:
             TrainingError: If the loss was not finite too often.
             OutputError: If a checkpoint cannot be written.
         """
-        if overwrite:
-            clear_model(self.model)
+        # The old model stays until the first checkpoint of the new one is there.
+        self.replaces_old = overwrite
         state = self.state
         stopped = self._reason_to_stop()
         while stopped is None:
@@ -851,7 +867,7 @@ class Run:
             "learning_rate": float(self.trainer.optimizer.learning_rate.numpy()),
             "chars_per_second": round(self._chars_per_second, 1),
         }
-        append_log(self.model, "history.jsonl", record)
+        self._log("history.jsonl", record)
         self._remember()
         self.reporter.evaluated(record)
 
@@ -887,7 +903,7 @@ class Run:
             return
         self.last_sample = self.clock.read()
         text = self._write_sample()
-        append_log(self.model, "samples.jsonl", {"step": self.state.step, "text": text})
+        self._log("samples.jsonl", {"step": self.state.step, "text": text})
         self.reporter.sample(self.state.step, text)
 
     def _write_sample(self) -> str:
@@ -914,7 +930,7 @@ class Run:
             return
         is_evaluated = state.loss_count == 0
         stored = dataclasses.asdict(state) | {"seconds": self.clock.seconds}
-        write_checkpoint(
+        info = write_checkpoint(
             self.model,
             step=state.step,
             epoch=self.epoch,
@@ -927,6 +943,18 @@ class Run:
         )
         self.saved_step = state.step
         self.last_save = self.clock.read()
+        if self.replaces_old:
+            self.replaces_old = False
+            clear_model(self.model, keep=info.path)
+            for name, record in self.held_records:
+                append_log(self.model, name, record)
+
+    def _log(self, name: str, record: dict[str, Any]) -> None:
+        """Log, or hold back what must not mix with the log of an old model."""
+        if self.replaces_old:
+            self.held_records.append((name, record))
+        else:
+            append_log(self.model, name, record)
 
     def _config_json(self) -> dict[str, Any]:
         return {
@@ -979,8 +1007,7 @@ class Run:
     def _restore(self, info: CheckpointInfo) -> None:
         checkpoint = load_checkpoint(info)
         saved = load_training_state(info)
-        fields = {f.name for f in dataclasses.fields(TrainerState)}
-        self.state = TrainerState(**{k: v for k, v in saved.trainer.items() if k in fields})
+        self.state = _stored_state(saved.trainer, info)
         try:
             self.trainer.restore(checkpoint.weights, saved.arrays)
         except (KeyError, ValueError) as error:
@@ -1005,7 +1032,7 @@ class Run:
             if stopped != "interrupted":
                 self._evaluate()
             self._save()
-        checkpoints = list_checkpoints(self.model)
+        checkpoints = [] if self.replaces_old else list_checkpoints(self.model)
         best = best_checkpoint(checkpoints) if checkpoints else None
         best_val_loss = None if best is None else best.val_loss
         is_longer = len(self.val_ids) > MAX_TRAINING_EVALUATION
@@ -1018,7 +1045,7 @@ class Run:
             steps=state.step,
             characters=state.characters,
             val_characters=len(self.val_ids),
-            seconds=self.clock.seconds,
+            seconds=self.clock.read() - self.process_started,
             chars_per_second=self._chars_per_second,
             train_loss=state.train_loss,
             val_loss=state.val_loss,

@@ -145,6 +145,7 @@ def make_config(network: NetworkConfig, **changes: Any) -> dict[str, Any]:
         "corpus": {
             "name": "café",
             "sha256": "5f" * 32,
+            "characters": 4_321,
             "options": {"encoding": "utf-8", "normalize": "NFC", "lowercase": True},
         },
         "seed_windows": ["abcd abc", "dé\nabcab"],

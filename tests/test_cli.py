@@ -96,8 +96,16 @@ def test_the_shipped_text_works_in_an_empty_folder(tmp_path, monkeypatch):
 
 def test_options_come_from_the_environment_too(workplace, monkeypatch):
     monkeypatch.setenv("CHARLSTM_PREPARE_SEQ_LENGTH", "7")
-    result = run("prepare", "king.txt", "--json")
+    monkeypatch.setenv("CHARLSTM_PREPARE_JSON", "1")
+    result = run("prepare", "king.txt")
     assert json.loads(result.stdout)["seq_length"] == 7
+
+
+def test_the_bare_command_shows_its_help():
+    result = run()
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Usage: charlstm")
+    assert "  train " in result.stderr
 
 
 # --- bad input ------------------------------------------------------------------
@@ -344,6 +352,80 @@ def test_train_from_another_model(trained):
         run("train", "queen.txt", "--from", "king", "--model", "x", "--units", "7"), 2, "units 6"
     )
     expect(run("train", "queen.txt", "--from", "king", "--resume"), 2, "exclude")
+
+
+@tf
+def test_overwrite_keeps_the_old_model_until_the_new_one_is_saved(trained, monkeypatch):
+    """An interruption or a failure before the first save must not cost the old model."""
+    from charlstm.errors import OutputError
+
+    model = trained / "checkpoints" / "king"
+    before = [info.files for info in list_checkpoints(model)]
+    history = (model / "history.jsonl").read_bytes()
+
+    def full(*args, **options):
+        raise OutputError("cannot save: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("charlstm.training.write_checkpoint", full)
+        result = run("train", "king.txt", *TINY, "--epochs", "1", "--overwrite", "-q")
+    assert result.exit_code == 1
+    assert [info.files for info in list_checkpoints(model)] == before
+    assert (model / "history.jsonl").read_bytes() == history
+
+
+@tf
+def test_a_model_made_meanwhile_is_not_replaced(workplace, monkeypatch):
+    """Two runs planned at once: the second to take the lock finds the first one's model."""
+    import charlstm.checkpoint as checkpoints
+
+    real = checkpoints.lock_model
+
+    def late(model):
+        if not list_checkpoints(model):
+            (model / "step-00000007").mkdir(parents=True)
+        return real(model)
+
+    monkeypatch.setattr(checkpoints, "lock_model", late)
+    expect(run("train", "king.txt", *TINY, "--epochs", "1", "-q"), 2, "exists", "--overwrite")
+
+
+@tf
+def test_damaged_manifests_do_not_make_a_model_disappear(trained):
+    model = trained / "checkpoints" / "king"
+    for manifest in model.glob("step-*/manifest.json"):
+        manifest.write_bytes(manifest.read_bytes()[:-9])
+    expect(run("train", "king.txt", *TINY), 2, "exists", "--overwrite")
+    expect(run("generate", "--model", "king"), 1, "damaged")
+    expect(run("train", "king.txt", "--resume"), 1, "no checkpoint", "--overwrite begins anew")
+
+
+@tf
+def test_one_damaged_model_does_not_hide_the_others(trained):
+    shutil.copytree(trained / "checkpoints" / "king", trained / "checkpoints" / "broken")
+    for config in (trained / "checkpoints" / "broken").glob("*/config.json"):
+        config.write_text("{}", encoding="utf-8")
+    result = run("info")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("king")
+    assert "warning: " in result.stderr
+    assert "broken" in result.stderr
+
+
+@tf
+def test_texts_of_one_name_do_not_take_each_others_ids(workplace):
+    """Two texts from stdin, two models: each can go on from its own stored ids."""
+    for name, text in (("a", TINY_TEXT), ("b", TINY_TEXT.upper())):
+        made = run("train", "-", *TINY, "--epochs", "1", "--model", name, "-q", input=text)
+        assert made.exit_code == 0, made.output
+    for name in ("a", "b"):
+        more = run("train", "-", "--resume", "--epochs", "2", "--model", name, "-q", input="")
+        assert more.exit_code == 0, more.output
+    shutil.rmtree(workplace / "prepared")
+    again = run("train", "-", "--resume", "--epochs", "3", "--model", "a", "-q", input=TINY_TEXT)
+    assert again.exit_code == 0, again.output
+    other = run("train", "-", "--resume", "--epochs", "4", "--model", "b", "-q", input=TINY_TEXT)
+    expect(other, 2, "not the one")
 
 
 @tf

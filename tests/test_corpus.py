@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import types
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,7 +252,7 @@ def test_a_byte_order_mark_counts_in_the_offset_of_a_bad_byte(tmp_path: Path) ->
 
 
 def test_a_text_that_ends_within_a_character_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"bad byte 0xe2 at offset 4$"):
+    with pytest.raises(CorpusError, match=r"ends in the middle of a character \(offset 4, utf-8"):
         read(write(tmp_path / "t.txt", b"abcd\xe2\x82"))
 
 
@@ -1365,3 +1366,24 @@ def test_the_memory_of_preparing_does_not_grow_with_the_text(tmp_path: Path, kin
     n_chars, peak = map(int, result.stdout.split())
     assert n_chars == n_blocks * len(block)
     assert peak < 120e6
+
+
+@pytest.mark.parametrize("unit", ["0,1,", "a\u0301"])
+def test_a_line_without_spaces_is_read_in_linear_time(tmp_path: Path, unit: str) -> None:
+    """Every second place may not be cut; going back over all of them took minutes."""
+    from charlstm import reading
+
+    looked_at = 0
+    real = reading._may_combine
+
+    def counted(character: str) -> bool:
+        nonlocal looked_at
+        looked_at += 1
+        return real(character)
+
+    path = write(tmp_path / "line.txt", (unit * 400_000).encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_may_combine", counted)
+        text = read(path)
+    assert len(text) == len(unicodedata.normalize("NFC", unit * 400_000))
+    assert looked_at < 2 * 400_000 * len(unit)

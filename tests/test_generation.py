@@ -392,7 +392,7 @@ def test_a_window_reads_all_of_its_seed(tmp_path: Path) -> None:
 def test_an_empty_seed_starts_from_a_newline_or_the_first_character(
     tmp_path: Path, characters: str, first: str
 ) -> None:
-    checkpoint = make_checkpoint(tmp_path, vocabulary=Vocabulary(characters))
+    checkpoint = make_checkpoint(tmp_path, vocabulary=Vocabulary(characters), seed_windows=[])
     assert write(checkpoint, "") == write(checkpoint, first)
 
 

@@ -138,6 +138,51 @@ def test_stdout_closed_from_the_start_is_no_traceback(trained):
         assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_fault(workplace, closed):
+    for command, code in (("prepare king.txt", 0), ("prepare -", 2 if "<" in closed else 0)):
+        done = subprocess.run(
+            f"echo a text too short | {sys.executable} -m charlstm {command} {closed}"
+            if "<" not in closed
+            else f"{sys.executable} -m charlstm {command} {closed}",
+            shell=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        expected = 2 if command.endswith("-") else code
+        assert done.returncode == expected, done.stderr
+        assert "fault of charlstm" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["--help", "--version", "train --help"])
+def test_help_into_a_closed_pipe_ends_quietly(tmp_path, command):
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m charlstm {command} | true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@tf
+def test_evaluate_reads_a_pipe_like_a_file(trained):
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f"{sys.executable} -m charlstm evaluate <(printf 'The king \\xe9t la reine')",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "bad byte 0xe9 at offset 9" in done.stderr
+
+
 @tf
 def test_a_full_disk_is_an_error(trained):
     with Path("/dev/full").open("w") as full:
