@@ -325,12 +325,12 @@ class _StopRequest:
 @click.option(
     "--dropout",
     type=FiniteFloat(0, 1, max_open=True),
-    help="Share of outputs dropped.  [default: by the text's size; article: 0.2]",
+    help="Share of outputs dropped.  [default: by how often the text will be read; article: 0.2]",
 )
 @click.option(
     "--recurrent-dropout",
     type=FiniteFloat(0, 1, max_open=True),
-    help="Share of recurrent weights dropped.  [default: 0.6 x dropout; article: 0]",
+    help="Share of recurrent weights dropped.  [default: likewise; article: 0]",
 )
 @click.option(
     "--learning-rate",

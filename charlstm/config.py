@@ -23,6 +23,8 @@ ARTICLE_BATCH_SIZE = 30
 ARTICLE_EPOCHS = 100
 ARTICLE_LEARNING_RATE = 1e-3
 ARTICLE_DROPOUT = 0.2
+# What two cores of a laptop train in a second, about.
+_NOMINAL_CHARS_PER_SECOND = 20_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,51 +199,71 @@ def default_training_characters(n_train: int) -> int:
     return int(min(40e6, 5e6 * math.sqrt(n_train / 90_000)))
 
 
-def adapted_dropout(n_train: int) -> float:
-    """Choose dropout by the size of the text: small texts over-fit sooner.
+def expected_epochs(n_train: int, *, epochs: float | None, minutes: float | None) -> float:
+    """Guess how often a run will read its text.
 
     Args:
         n_train: Characters of the training part.
+        epochs: Asked for, or None.
+        minutes: Asked for, or None; a nominal speed turns them into
+            characters, so that a machine's does not change the recipe.
 
     Returns:
-        0.5 up to 200,000 characters, then less, 0 from 20 million on.
+        Passes over the text.
     """
-    if n_train <= 200_000:
-        return 0.5
-    share = math.log(n_train / 200_000) / math.log(100)
-    return round(max(0.0, 0.5 * (1 - share)), 2)
+    n_train = max(1, n_train)
+    if epochs is None and minutes is None:
+        return default_training_characters(n_train) / n_train
+    limits = [math.inf if epochs is None else epochs]
+    if minutes is not None:
+        limits.append(minutes * 60 * _NOMINAL_CHARS_PER_SECOND / n_train)
+    return min(limits)
 
 
-def adapted_recurrent_dropout(dropout: float) -> float:
-    """Choose the recurrent dropout that goes with a dropout.
+def adapted_dropout(epochs: float) -> tuple[float, float]:
+    """Choose dropout by how often the text will be read.
 
-    On Macbeth, dropout 0.5 alone over-fitted from 1.587 nats/char on; with 0.3
-    on the recurrent weights it went on to 1.554, with 0.5 it learned slower.
+    A text read once cannot be learned by heart; one read fifty times is. Both
+    kinds grow from 3 epochs to 40, the recurrent one later. Measured in
+    `docs/recipe.md`: at 57 epochs 0.5 and 0.3 were best by far, at 5 epochs
+    any recurrent dropout cost more than it gave.
 
     Args:
-        dropout: Between the layers.
+        epochs: Passes over the text.
 
     Returns:
-        Three fifths of it.
+        Dropout between the layers, and of the recurrent weights.
     """
-    return round(0.6 * dropout, 3)
+    if epochs <= 1.5:
+        return 0.0, 0.0
+    strength = min(1.0, max(0.0, math.log(epochs / 3) / math.log(40 / 3)))
+    return round(0.2 + 0.3 * strength, 3), round(0.3 * strength**2, 3)
 
 
-def recipe_defaults(recipe: RecipeName, *, n_train: int) -> TrainingConfig:
-    """Return a recipe's training choices for a corpus of a given size.
+def recipe_defaults(
+    recipe: RecipeName,
+    *,
+    n_train: int,
+    epochs: float | None = None,
+    minutes: float | None = None,
+) -> TrainingConfig:
+    """Return a recipe's training choices for a corpus and a budget.
 
     Args:
         recipe: "default" or "article".
         n_train: Characters of the training part.
+        epochs: Budget that was asked for, or None.
+        minutes: Likewise.
 
     Returns:
-        The configuration, with no budget for "default" and the article's 100
-        epochs for "article".
+        The configuration, with the budget that was given; the article's 100
+        epochs for "article" without one.
     """
     if recipe == "article":
         return TrainingConfig(
             recipe="article",
-            epochs=ARTICLE_EPOCHS,
+            epochs=ARTICLE_EPOCHS if epochs is None and minutes is None else epochs,
+            minutes=minutes,
             batch_size=ARTICLE_BATCH_SIZE,
             dropout=ARTICLE_DROPOUT,
             learning_rate=ARTICLE_LEARNING_RATE,
@@ -253,9 +275,13 @@ def recipe_defaults(recipe: RecipeName, *, n_train: int) -> TrainingConfig:
     # Small texts cannot fill many rows without each becoming too short to
     # carry its state anywhere: keep at least ten windows in a row.
     rows = max(1, min(32, n_train // (10 * SEQ_LENGTH)))
-    dropout = adapted_dropout(n_train)
+    dropout, recurrent_dropout = adapted_dropout(
+        expected_epochs(n_train, epochs=epochs, minutes=minutes)
+    )
     return TrainingConfig(
+        epochs=epochs,
+        minutes=minutes,
         batch_size=rows,
         dropout=dropout,
-        recurrent_dropout=adapted_recurrent_dropout(dropout),
+        recurrent_dropout=recurrent_dropout,
     )

@@ -34,6 +34,9 @@ import tensorflow as tf
 # Up to this many different characters a one-hot product costs less than
 # finding out which of them a window uses.
 MAX_ONE_HOT = 256
+# A longer window goes back in one operation: a graph with a few nodes for each
+# time step takes half a second a hundred steps to trace.
+MAX_UNROLLED = 200
 
 
 class BlockLSTM(keras.layers.Layer):
@@ -239,6 +242,40 @@ def _lstm(
         use_peephole=False,
     )
 
+    def gradient_of_long_window(
+        d_outputs: tf.Tensor, d_h: tf.Tensor, d_c: tf.Tensor
+    ) -> tuple[Any, ...]:
+        """Go back in one operation, which adds the weight gradient up step by step.
+
+        The error of the final states joins that of the last time step.
+        """
+        no_error = tf.zeros((n_steps - 1, tf.shape(x)[1], units))
+        back_op = tf.raw_ops.BlockLSTMGradV2(
+            seq_len_max=tf.constant(n_steps, tf.int64),
+            x=x,
+            cs_prev=c,
+            h_prev=h,
+            w=kernels,
+            wci=no_peephole,
+            wcf=no_peephole,
+            wco=no_peephole,
+            b=bias,
+            **block._asdict(),
+            cs_grad=tf.concat([no_error, d_c[None]], axis=0),
+            h_grad=d_outputs + tf.concat([no_error, d_h[None]], axis=0),
+            use_peephole=False,
+        )
+        d_swapped = _swap_f_and_g(back_op.w_grad)
+        return (
+            back_op.x_grad,
+            None,
+            d_swapped,
+            None,
+            back_op.b_grad,
+            back_op.h_prev_grad,
+            back_op.cs_prev_grad,
+        )
+
     def gradient(d_outputs: tf.Tensor, d_h: tf.Tensor, d_c: tf.Tensor) -> tuple[Any, ...]:
         """Go back in time (Werbos, 1990; equations in the class's references)."""
         i, cs, f, o, ci, co, d_out = (
@@ -283,7 +320,9 @@ def _lstm(
         d_bias = _swap_f_and_g(tf.reduce_sum(d_z, axis=0))
         return d_x, None, d_swapped, None, d_bias, d_h, d_c
 
-    return (block.h, block.h[-1], block.cs[-1]), gradient
+    is_long = n_steps > MAX_UNROLLED
+    outputs = (block.h, block.h[-1], block.cs[-1])
+    return outputs, gradient_of_long_window if is_long else gradient
 
 
 def _swap_f_and_g(packed: tf.Tensor) -> tf.Tensor:

@@ -27,7 +27,6 @@ from charlstm.config import (
     NetworkConfig,
     RecipeName,
     TrainingConfig,
-    adapted_recurrent_dropout,
     recipe_defaults,
 )
 from charlstm.corpus import (
@@ -313,11 +312,11 @@ def _training_config(
 ) -> TrainingConfig:
     fields = {f.name for f in dataclasses.fields(TrainingConfig)}
     typed = {name: value for name, value in request.typed.items() if name in fields}
-    defaults = recipe_defaults(recipe, n_train=n_train)
-    if "minutes" in typed and "epochs" not in typed:
-        typed["epochs"] = None
-    if recipe == "default" and "dropout" in typed and "recurrent_dropout" not in typed:
-        typed["recurrent_dropout"] = adapted_recurrent_dropout(typed["dropout"])
+    defaults = recipe_defaults(
+        recipe, n_train=n_train, epochs=typed.get("epochs"), minutes=typed.get("minutes")
+    )
+    if typed.get("dropout") == 0:  # who wants none means both
+        typed.setdefault("recurrent_dropout", 0.0)
     if recipe == "article" and typed.get("recurrent_dropout"):
         raise InputError("recipe article has no recurrent dropout", hint="use recipe default")
     return dataclasses.replace(defaults, **({"threads": request.default_threads} | typed))

@@ -17,6 +17,7 @@ from charlstm.config import (
     check_float,
     check_int,
     default_training_characters,
+    expected_epochs,
     recipe_defaults,
 )
 from charlstm.errors import ConfigError
@@ -255,7 +256,7 @@ def test_every_size_of_text_gets_a_valid_configuration(n_train: int) -> None:
 def test_larger_texts_train_on_more_with_less_dropout(sizes: list[int]) -> None:
     sizes.sort()
     characters = [default_training_characters(n) for n in sizes]
-    dropouts = [adapted_dropout(n) for n in sizes]
+    dropouts = [recipe_defaults("default", n_train=n).dropout for n in sizes]
     assert characters == sorted(characters)
     assert dropouts == sorted(dropouts, reverse=True)
     # Twice the text is never read more often than the text itself.
@@ -263,12 +264,34 @@ def test_larger_texts_train_on_more_with_less_dropout(sizes: list[int]) -> None:
     assert all(more <= 2 * c + 1 for more, c in zip(doubled, characters, strict=True))
 
 
-def test_dropout_falls_with_the_logarithm_of_the_text() -> None:
-    assert adapted_dropout(200_000) == 0.5
-    assert adapted_dropout(250_000) == pytest.approx(0.5 * (1 - 0.0485), abs=0.01)  # log_100(1.25)
-    assert adapted_dropout(2_000_000) == 0.25  # the geometric middle of the two ends
-    assert adapted_dropout(20_000_000) == 0
-    assert adapted_dropout(10**9) == 0
+@given(epochs=st.lists(st.floats(0, 1e6), min_size=2, max_size=20))
+@PROPERTY
+def test_a_text_read_more_often_gets_more_of_both_dropouts(epochs: list[float]) -> None:
+    pairs = [adapted_dropout(e) for e in sorted(epochs)]
+    for kind in (0, 1):
+        values = [pair[kind] for pair in pairs]
+        assert values == sorted(values)
+        assert all(0 <= v <= 0.5 for v in values)
+
+
+def test_dropout_grows_with_the_logarithm_of_the_epochs() -> None:
+    assert adapted_dropout(1) == (0, 0)
+    assert adapted_dropout(3) == (0.2, 0)
+    # The geometric middle of 3 and 40: half the way, a quarter for the recurrent one.
+    assert adapted_dropout(math.sqrt(120)) == (0.35, 0.075)
+    assert adapted_dropout(40) == adapted_dropout(1_000) == (0.5, 0.3)
+
+
+def test_the_budget_decides_how_often_a_text_is_read() -> None:
+    assert expected_epochs(120_000, epochs=7.5, minutes=None) == 7.5
+    # 20,000 characters a second, nominally.
+    assert expected_epochs(120_000, epochs=None, minutes=3) == 30
+    assert expected_epochs(120_000, epochs=8, minutes=3) == 8
+    assert expected_epochs(90_000, epochs=None, minutes=None) == pytest.approx(55.6, abs=0.1)
+    short = recipe_defaults("default", n_train=1_000_000, minutes=1)
+    long = recipe_defaults("default", n_train=1_000_000, minutes=60)
+    assert short.recurrent_dropout == 0
+    assert short.dropout < long.dropout == 0.5
 
 
 def test_training_grows_with_the_square_root_of_the_text_up_to_a_cap() -> None:

@@ -10,6 +10,7 @@ pytestmark = pytest.mark.tf
 # (batch N, time T, features F, units U): each axis its own size; batch 1,
 # window 1, units that are no multiple of a vector register; the real size.
 SIZES = [(1, 1, 3, 5), (2, 3, 4, 7), (3, 1, 2, 13), (1, 6, 5, 9), (16, 50, 65, 300)]
+LONG = (2, 211, 4, 7)  # takes another way back
 # Sums over 800 rows in another order: some 1e-6 of the largest value.
 RELATIVE = 1e-5
 
@@ -54,7 +55,7 @@ def outputs_and_gradients(tf, call, tensors, variables, loss_weights):
 NAMES = ["outputs", "h", "c", "d x", "d h0", "d c0", "d kernel", "d recurrent", "d bias"]
 
 
-@pytest.mark.parametrize(("batch", "time", "n_features", "units"), SIZES)
+@pytest.mark.parametrize(("batch", "time", "n_features", "units"), [*SIZES, LONG])
 def test_it_is_the_stock_layer(tf, batch, time, n_features, units):
     import keras
 
