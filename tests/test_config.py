@@ -277,8 +277,8 @@ def test_a_text_read_more_often_gets_more_of_both_dropouts(epochs: list[float]) 
 def test_dropout_grows_with_the_logarithm_of_the_epochs() -> None:
     assert adapted_dropout(1) == (0, 0)
     assert adapted_dropout(3) == (0.2, 0)
-    # The geometric middle of 3 and 40: half the way, a quarter for the recurrent one.
-    assert adapted_dropout(math.sqrt(120)) == (0.35, 0.075)
+    # The geometric middle of 3 and 40: half the way, squared; to the fifth for the other.
+    assert adapted_dropout(math.sqrt(120)) == (0.275, 0.009)
     assert adapted_dropout(40) == adapted_dropout(1_000) == (0.5, 0.3)
 
 
