@@ -55,7 +55,7 @@ def measure(text: Path, recipe: RecipeName, *, warm_up: int, steps: int) -> dict
     """
     planned = plan(text, recipe)
     start_tensorflow(
-        threads=planned.config.threads, random_seed=RANDOM_SEED, splits_batch=recipe == "default"
+        threads=planned.config.threads, random_seed=RANDOM_SEED, parts=planned.config.n_parts
     )
     from charlstm.training import TrainerState, make_trainer
 

@@ -43,15 +43,15 @@ def process_age() -> float:
     return 0.0
 
 
-def start_tensorflow(*, threads: int, random_seed: int, splits_batch: bool = True) -> None:
+def start_tensorflow(*, threads: int, random_seed: int, parts: int) -> None:
     """Import TensorFlow without its start-up messages and set its threads.
 
     Args:
         threads: Cores to use.
         random_seed: For what Keras itself draws (dropout of recipe article).
-        splits_batch: Whether training cuts its batch into a part for each
-            core. Then every operation gets one thread: two of them sharing
-            one small matrix product are slower than one alone.
+        parts: Parts of a batch that are trained side by side, as
+            `TrainingConfig.n_parts` has it. They share the threads out: two
+            on one small matrix product are slower than one alone.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -60,7 +60,7 @@ def start_tensorflow(*, threads: int, random_seed: int, splits_batch: bool = Tru
         import tensorflow as tf
 
         with contextlib.suppress(RuntimeError):  # already started, as in tests
-            tf.config.threading.set_intra_op_parallelism_threads(1 if splits_batch else threads)
+            tf.config.threading.set_intra_op_parallelism_threads(max(1, threads // parts))
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         tf.get_logger().setLevel("ERROR")
         keras.utils.set_random_seed(random_seed % 2**32)

@@ -423,7 +423,7 @@ def train(
         start_tensorflow(
             threads=plan.config.threads,
             random_seed=plan.config.random_seed,
-            splits_batch=plan.config.recipe == "default",
+            parts=plan.config.n_parts,
         )
         from charlstm.training import Run
 

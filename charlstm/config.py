@@ -23,6 +23,7 @@ ARTICLE_BATCH_SIZE = 30
 ARTICLE_EPOCHS = 100
 ARTICLE_LEARNING_RATE = 1e-3
 ARTICLE_DROPOUT = 0.2
+_MIN_PART_ROWS = 8
 # What two cores of a laptop train in a second, about.
 _NOMINAL_CHARS_PER_SECOND = 20_000
 
@@ -110,6 +111,16 @@ class TrainingConfig:
     lowercase: bool = False
     random_seed: int = 0
     threads: int = 1
+
+    @property
+    def n_parts(self) -> int:
+        """Parts that a batch is cut into: one a thread, none of fewer than 8 rows.
+
+        It decides in which order sums are made, so it belongs to the result.
+        """
+        if self.recipe == "article":
+            return 1
+        return max(1, min(self.threads, self.batch_size // _MIN_PART_ROWS))
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -278,41 +278,8 @@ def _lstm(
 
     def gradient(d_outputs: tf.Tensor, d_h: tf.Tensor, d_c: tf.Tensor) -> tuple[Any, ...]:
         """Go back in time (Werbos, 1990; equations in the class's references)."""
-        i, cs, f, o, ci, co, d_out = (
-            tf.unstack(block_output, num=n_steps)
-            for block_output in (block.i, block.cs, block.f, block.o, block.ci, block.co, d_outputs)
-        )
-        # What the fused kernel checks the shape of and never reads.
-        n_rows, n_features = tf.shape(x)[1], tf.shape(x)[2]
-        unread = {
-            "x": tf.zeros((n_rows, 1)),
-            "w": tf.zeros((1 + units, 4 * units)),
-            "b": tf.zeros((4 * units,)),
-            "wci": no_peephole,
-            "wcf": no_peephole,
-            "wco": no_peephole,
-        }
-        dz: list[tf.Tensor] = []
-        for t in reversed(range(n_steps)):
-            before = cs[t - 1] if t > 0 else c
-            cell = tf.raw_ops.LSTMBlockCellGrad(
-                **unread,
-                cs_prev=before,
-                h_prev=before,
-                i=i[t],
-                cs=cs[t],
-                f=f[t],
-                o=o[t],
-                ci=ci[t],
-                co=co[t],
-                cs_grad=d_c,
-                h_grad=d_out[t] + d_h,
-                use_peephole=False,
-            )
-            d_c = cell.cs_prev_grad
-            d_h = tf.matmul(cell.dicfo, back)  # (batch, units)
-            dz.append(cell.dicfo)
-        d_z = tf.concat(dz[::-1], axis=0)  # (time * batch, 4 * units)
+        n_features = tf.shape(x)[2]
+        d_z, d_h, d_c = _back_through_time(tuple(block), back, c, d_outputs, d_h, d_c)
         h_before = tf.concat([h[None], block.h[:-1]], axis=0)
         x_and_h = tf.reshape(tf.concat([x, h_before], axis=2), [-1, n_features + units])
         d_swapped = tf.matmul(x_and_h, d_z, transpose_a=True)  # (features + units, 4 * units)
@@ -323,6 +290,68 @@ def _lstm(
     is_long = n_steps > MAX_UNROLLED
     outputs = (block.h, block.h[-1], block.cs[-1])
     return outputs, gradient_of_long_window if is_long else gradient
+
+
+@tf.function(autograph=False)  # traced once for the layers and parts of one shape
+def _back_through_time(
+    block: tuple[tf.Tensor, ...],
+    back: tf.Tensor,
+    c: tf.Tensor,
+    d_outputs: tf.Tensor,
+    d_h: tf.Tensor,
+    d_c: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Carry the error from the last time step to the first.
+
+    Args:
+        block: What the forward kernel kept: i, cs, f, o, ci, co, h, each
+            `(T, N, U)`.
+        back: `(4U, U)`, as in `PackedWeights`.
+        c: `(N, U)` cell state before the window.
+        d_outputs: `(T, N, U)` error of the outputs.
+        d_h: `(N, U)` error of the last hidden state.
+        d_c: `(N, U)` error of the last cell state.
+
+    Returns:
+        Errors of the pre-activations `(T·N, 4U)`, packed i, g, f, o, and of
+        the first hidden and cell state.
+    """
+    n_steps, units = d_outputs.shape[0], back.shape[1]
+    i, cs, f, o, ci, co, _, d_out = (
+        tf.unstack(series, num=n_steps) for series in (*block, d_outputs)
+    )
+    # What the fused kernel checks the shape of and never reads.
+    n_rows = tf.shape(c)[0]
+    no_peephole = tf.zeros((units,))
+    unread = {
+        "x": tf.zeros((n_rows, 1)),
+        "w": tf.zeros((1 + units, 4 * units)),
+        "b": tf.zeros((4 * units,)),
+        "wci": no_peephole,
+        "wcf": no_peephole,
+        "wco": no_peephole,
+    }
+    d_z: list[tf.Tensor] = []
+    for t in reversed(range(n_steps)):
+        before = cs[t - 1] if t > 0 else c
+        cell = tf.raw_ops.LSTMBlockCellGrad(
+            **unread,
+            cs_prev=before,
+            h_prev=before,
+            i=i[t],
+            cs=cs[t],
+            f=f[t],
+            o=o[t],
+            ci=ci[t],
+            co=co[t],
+            cs_grad=d_c,
+            h_grad=d_out[t] + d_h,
+            use_peephole=False,
+        )
+        d_c = cell.cs_prev_grad
+        d_h = tf.matmul(cell.dicfo, back)  # (batch, units)
+        d_z.append(cell.dicfo)
+    return tf.concat(d_z[::-1], axis=0), d_h, d_c
 
 
 def _swap_f_and_g(packed: tf.Tensor) -> tf.Tensor:

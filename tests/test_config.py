@@ -299,3 +299,20 @@ def test_training_grows_with_the_square_root_of_the_text_up_to_a_cap() -> None:
     assert default_training_characters(4 * 90_000) == 10_000_000
     assert default_training_characters(64 * 90_000) == 40_000_000
     assert default_training_characters(10**9) == 40_000_000
+
+
+@pytest.mark.parametrize(
+    ("recipe", "threads", "batch_size", "n_parts"),
+    [
+        ("default", 2, 32, 2),
+        ("default", 1, 32, 1),
+        ("default", 16, 32, 4),
+        ("default", 2, 5, 1),
+        ("article", 2, 30, 1),
+    ],
+)
+def test_a_batch_is_cut_into_a_part_for_each_thread(
+    recipe: Any, threads: int, batch_size: int, n_parts: int
+) -> None:
+    config = TrainingConfig(recipe=recipe, threads=threads, batch_size=batch_size)
+    assert config.n_parts == n_parts

@@ -19,7 +19,7 @@ RELATIVE = 1e-5
 def tf():
     from charlstm.backend import start_tensorflow
 
-    start_tensorflow(threads=2, random_seed=0)
+    start_tensorflow(threads=2, random_seed=0, parts=2)
     import tensorflow
 
     return tensorflow

@@ -19,7 +19,7 @@ TOLERANCE = 1e-4
 def keras():
     from charlstm.backend import start_tensorflow
 
-    start_tensorflow(threads=2, random_seed=0)
+    start_tensorflow(threads=2, random_seed=0, parts=2)
     import keras
 
     return keras

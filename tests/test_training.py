@@ -33,7 +33,7 @@ pytestmark = pytest.mark.tf
 def training():
     from charlstm.backend import start_tensorflow
 
-    start_tensorflow(threads=2, random_seed=0)
+    start_tensorflow(threads=2, random_seed=0, parts=2)
     import charlstm.training
 
     return charlstm.training
