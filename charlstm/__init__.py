@@ -1,10 +1,11 @@
 """charlstm: learn to write in the style of any text file.
 
-The package has two layers. The plain layer needs NumPy only: texts
-(`corpus`, `vocabulary`, `batching`), saved models (`checkpoint`), writing
-(`sampling`, `generation`) and scoring (`scoring`). The Keras layer (`model`,
-`training`) imports TensorFlow, which takes seconds, so nothing else imports it.
-`cli` is the only module that parses options or prints.
+The package has two layers. The plain layer does without TensorFlow: texts
+(`reading`, `corpus`, `vocabulary`, `batching`), saved models (`checkpoint`),
+writing (`sampling`, `generation`) and scoring (`scoring`). The Keras layer
+(`backend`, `lstm`, `model`, `training`) imports TensorFlow, which takes seconds,
+so only the command that trains imports it. `cli` parses options and prints;
+`terminal` draws progress for it.
 """
 
 __version__ = "0.1.0"

@@ -469,8 +469,10 @@ def _describe_plan(plan: TrainingPlan) -> str:
     return (
         f"{printable(plan.corpus.name)}: {len(plan.corpus.ids):,} characters, "
         f"{network.vocabulary_size:,} different; recipe {config.recipe}: {network.layers} x "
-        f"{network.units} units, {network.parameters:,} parameters, batch {config.batch_size}, "
-        f"dropout {config.dropout:g}; {budget or 'steps by the size of the text'}"
+        f"{network.units} units\n"
+        f"{network.parameters:,} parameters, batch {config.batch_size}, dropout "
+        f"{config.dropout:g}, recurrent {config.recurrent_dropout:g}; "
+        f"{budget or 'steps by the size of the text'}"
     )
 
 
@@ -491,7 +493,12 @@ def _print_result(plan: TrainingPlan, result: TrainingResult, *, as_json: bool) 
     click.echo(
         f"{how}: {result.steps:,} steps, {result.epochs:.1f} epochs, "
         f"{result.seconds / 60:.1f} minutes"
+        + (" this time" if plan.resume_from is not None else "")
     )
+    if result.stopped == "interrupted" and result.steps != result.best_step:
+        click.echo(
+            f"saved: step {result.steps:,}, not evaluated yet (--checkpoint last writes from it)"
+        )
     click.echo(f"model: {printable(str(plan.model))} (best checkpoint: step {result.best_step:,})")
     if result.best_val_loss is not None:
         click.echo(
@@ -610,6 +617,11 @@ def generate(
         temperature = generation.default_temperature(checkpoint.network)
     if seed_text is None:
         seed_text = generation.pick_seed_window(checkpoint, np.random.default_rng(random_seed))
+        if sys.stderr.isatty() and not as_json and not no_echo:
+            _note(
+                f"{printable(checkpoint.info.path.resolve().parent.name)} goes on from "
+                f"{len(seed_text)} characters of its own text:"
+            )
     else:
         given = checkpoint.text_options.clean(seed_text)
         seed_text = generation.check_seed_text(
@@ -723,7 +735,7 @@ def evaluate(
     from charlstm import generation, scoring
     from charlstm.corpus import find_corpus
     from charlstm.errors import InputError
-    from charlstm.reading import read_text
+    from charlstm.reading import read_text, sha256_of
     from charlstm.terminal import byte_progress
 
     source = None if file == "-" else find_corpus(file)
@@ -738,6 +750,14 @@ def evaluate(
     )
     if len(known) < len(text) and not quiet:
         _note(f"left out {len(text) - len(known):,} characters that the model has never seen")
+    if not quiet:
+        about = checkpoint.config["corpus"]
+        name = printable(checkpoint.info.path.resolve().parent.name)
+        is_own = source is not None and sha256_of(source) == about["sha256"]
+        _note(
+            f"model {name}, step {checkpoint.info.step:,}"
+            + (": trained on this very text, which flatters the figure" if is_own else "")
+        )
     step = generation.LSTMStep(checkpoint.network, checkpoint.weights)
     with byte_progress("scoring", quiet=quiet) as progress:
         score = scoring.score_ids(step, checkpoint.vocabulary.encode(known), progress=progress)

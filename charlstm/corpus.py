@@ -194,6 +194,11 @@ def find_corpus(name: str) -> Path:
                 f"{shown} is a folder without a prepared corpus (it has no corpus.json)",
                 hint="give a text file, or a folder that `charlstm prepare` made",
             )
+    if "://" in name:
+        raise CorpusError(
+            f"{shown} is an address, not a file",
+            hint="charlstm fetches nothing: download the text first",
+        )
     known = ", ".join(shipped) or "none"
     raise CorpusError(
         f"there is no text {shown}",

@@ -49,6 +49,7 @@ from charlstm.errors import (
 )
 from charlstm.reading import CorpusOptions
 
+SMALL_TEXT = 15_000  # characters to train on
 _NETWORK_OPTIONS = ("units", "layers", "seq_length")
 # What a resumed run may change; all else would make it another run.
 RESUMABLE_OPTIONS = ("epochs", "minutes", "patience")
@@ -127,6 +128,8 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
         plan = _plan_resume(request, progress)
         if plan is not None:
             return plan
+        if request.corpus is None:
+            find_model(request.model)  # says which models there are
     if request.corpus is None:
         raise InputError("there is no text to train on", hint="charlstm train macbeth.txt")
     # Settings and the folder are checked first: they cost nothing.
@@ -181,6 +184,11 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
                 hint=f"give --batch-size {rows} or less",
             )
         config = dataclasses.replace(config, batch_size=rows)
+    if split.train_characters < SMALL_TEXT and recipe == "default":
+        notes.append(
+            f"a short text: from fewer than {SMALL_TEXT:,} characters little is learned but "
+            "the words by heart"
+        )
     if corpus.removed_characters:
         notes.append(
             f"left out {corpus.removed_characters:,} characters of Project Gutenberg header "

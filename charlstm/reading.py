@@ -447,3 +447,18 @@ def readable_again(source: Path | None, path: Path, *, name: str) -> Path:
             with open_text(source, name) as pipe:
                 shutil.copyfileobj(pipe, file)
     return path
+
+
+def sha256_of(path: Path) -> str | None:
+    """Return the hash of a file as it is, None for a pipe.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Hexadecimal digits.
+    """
+    if not path.is_file():
+        return None
+    with open_text(path, path.name) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

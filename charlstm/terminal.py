@@ -19,8 +19,8 @@ from charlstm.errors import printable
 from charlstm.progress import Progress, Reporter
 
 SECONDS_BETWEEN_LINES = 10.0
-_BAR = "{percentage:3.0f}%|{bar:12}|{postfix}"
-_COUNTER = "{n_fmt} steps{postfix}"
+_BAR = "{percentage:3.0f}%|{bar:12}| {desc}"
+_COUNTER = "{desc}"
 
 
 def make_reporter(*, quiet: bool) -> Reporter:
@@ -160,7 +160,7 @@ class BarReporter(Reporter):
         if progress.total_steps is not None and self._bar.total != progress.total_steps:
             self._bar.total = progress.total_steps
             self._bar.bar_format = _BAR
-        self._bar.set_postfix_str(describe(progress), refresh=False)
+        self._bar.set_description_str(describe(progress), refresh=False)
         self._bar.update(progress.step - self._bar.n)
 
     def evaluated(self, record: Mapping[str, Any]) -> None:

@@ -809,10 +809,13 @@ class Run:
         if self.is_duration_told or state.total_steps is None or self._seconds_a_step() is None:
             return
         self.is_duration_told = True
-        minutes = (state.total_steps - state.step) * self._seconds_a_step_in_all / 60
+        left = (state.total_steps - state.step) * self._seconds_a_step_in_all
+        if self.config.minutes is not None:
+            left = min(left, max(0.0, self.config.minutes * 60 - self.clock.seconds))
         self.reporter.note(
-            f"{state.total_steps:,} steps ({state.total_steps / self.steps_per_epoch:.1f} epochs) "
-            f"at {self._chars_per_second:,.0f} chars/s: about {minutes:.1f} minutes"
+            f"about {state.total_steps:,} steps in all "
+            f"({state.total_steps / self.steps_per_epoch:.0f} epochs), "
+            f"{self._chars_per_second:,.0f} chars/s: about {left / 60:.1f} minutes left"
         )
 
     def _report(self) -> None:

@@ -247,7 +247,7 @@ def test_a_permutation_spreads_each_position_evenly() -> None:
 
 # --- the rows of an evaluation ------------------------------------------------
 #
-# DESIGN, "Validation loss": at most 64 equal contiguous rows, fewer when they
+# The validation loss: at most 64 equal contiguous rows, fewer when they
 # would be shorter than 1,000 characters; each row's state is warmed, unscored,
 # on the 200 characters before it and carried along; the first character of the
 # text is not scored.

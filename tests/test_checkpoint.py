@@ -912,7 +912,7 @@ def make_newer(folder: Path) -> None:
 
 @pytest.mark.parametrize("find", ["find_model", "choose_checkpoint", "open_checkpoint", "describe"])
 def test_a_model_of_a_newer_program_is_not_called_missing(workplace: Path, find: str) -> None:
-    # DESIGN, Files: "A program that meets a newer format version says so and
+    # docs/formats.md: "A program that meets a newer format version says so and
     # stops". Told that there is no model, a person would train it anew.
     model = workplace / "checkpoints" / "tale"
     make_newer(save(model, 10).path)

@@ -45,7 +45,7 @@ def naive_rows(
     warm_up: int = 200,
     n_rows: int | None = None,
 ) -> float:
-    """Nats a character by DESIGN's definition of the validation loss.
+    """Nats a character by the definition of the validation loss.
 
     At most 64 equal contiguous rows, fewer when they would be shorter than
     1,000 characters; each warmed, unscored, on the 200 characters before it;
