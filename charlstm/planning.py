@@ -353,18 +353,10 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
     _refuse_changes(request, config, network, checkpoint.text_options)
     allowed = {k: v for k, v in request.typed.items() if k in RESUMABLE_OPTIONS}
     config = dataclasses.replace(config, **allowed)
-    if source is not None and not source.is_dir():
+    is_text = source is not None and not source.is_dir()
+    if is_text or (request.corpus == "-" and not _is_stored(about)):
         corpus = _prepared(
             source,
-            checkpoint.text_options,
-            dataclasses.replace(request, typed={}),
-            seq_length=network.seq_length,
-            val_fraction=config.val_fraction,
-            progress=progress,
-        )
-    elif request.corpus == "-" and not _is_stored(about):
-        corpus = _prepared(
-            None,
             checkpoint.text_options,
             dataclasses.replace(request, typed={}),
             seq_length=network.seq_length,
