@@ -190,6 +190,7 @@ def _one_hot(ids: tf.Tensor, weights: PackedWeights) -> tuple[tf.Tensor, PackedW
         return tf.one_hot(ids, size), weights
     used, index = tf.unique(tf.reshape(ids, [-1]))
     rows = tf.one_hot(tf.reshape(index, tf.shape(ids)), tf.size(used))
+    rows.set_shape([*ids.shape, None])  # a reshape in a graph forgets it
     kernel = _gather_rows(weights.kernel, used)
     return rows, _pack(kernel, weights.recurrent, weights.bias)
 
@@ -316,7 +317,7 @@ def _back_through_time(
         Errors of the pre-activations `(T·N, 4U)`, packed i, g, f, o, and of
         the first hidden and cell state.
     """
-    n_steps, units = d_outputs.shape[0], back.shape[1]
+    n_steps, units = d_outputs.shape[0], c.shape[1]
     i, cs, f, o, ci, co, _, d_out = (
         tf.unstack(series, num=n_steps) for series in (*block, d_outputs)
     )

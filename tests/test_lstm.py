@@ -173,7 +173,9 @@ def test_ids_stand_for_one_hot_rows(tf, vocabulary_size):
     by_ids, by_rows = (
         outputs_and_gradients(
             tf,
-            lambda x=x: layer(x, h, c),
+            # In a graph, as in training: there the number of characters in
+            # use is not known when it is traced, the window's length must be.
+            tf.function(lambda x=x: layer(x, h, c)),
             [h, c],
             layer.trainable_variables,
             loss_weights,
