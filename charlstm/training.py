@@ -67,6 +67,7 @@ Stopped = Literal["epochs", "minutes", "early", "interrupted"]
 
 CHECKPOINT_SECONDS = 60.0
 EVALUATIONS_IN_A_RUN = 20
+MAX_EVALUATION_SHARE = 0.15  # of a time budget, saving included
 MAX_TRAINING_EVALUATION = 200_000
 MAX_FINAL_EVALUATION = 1_000_000
 WARM_UP_STEPS = 50
@@ -637,7 +638,8 @@ class Run:
         self.steps_timed = -1
         self.is_duration_told = False
         self.is_evaluation_traced = False
-        self.marks: collections.deque[tuple[float, int]] = collections.deque(maxlen=3)
+        self.evaluation_seconds = 0.0
+        self.marks: collections.deque[tuple[float, int]] = collections.deque(maxlen=1)
         self.last_save = self.last_sample = clock()
 
     # -- the plan --------------------------------------------------------------
@@ -700,8 +702,15 @@ class Run:
             # Evaluating, sampling and saving are a guess as yet.
             self._plan(state.step + max(1, int(left * 0.9 / a_step)))
             return
-        reserve = _LAST_SECONDS + self._final_seconds(a_step)
-        steps = max(1, int((left - reserve) / self._seconds_a_step_in_all))
+        cost = self.evaluation_seconds
+        reserve = max(_LAST_SECONDS, 1.5 * cost) + self._final_seconds(a_step)
+        if state.is_plan_final:
+            steps = max(1, int((left - reserve) / self._seconds_a_step_in_all))
+        else:
+            # As many evaluations as take a small share of the time.
+            share = MAX_EVALUATION_SHARE * left
+            n_evaluations = max(1, min(EVALUATIONS_IN_A_RUN, int(share / max(cost, 1e-9))))
+            steps = max(1, int((left - reserve - n_evaluations * cost) / a_step))
         planned = state.total_steps - state.step
         is_off = abs(steps - planned) > _PLAN_TOLERANCE * (planned + state.step * 0.2)
         if not state.is_plan_final or is_off:
@@ -713,7 +722,7 @@ class Run:
                 )
             if not state.is_plan_final:
                 state.is_plan_final = True
-                state.eval_every = None  # the first guess of it was too rough
+                state.eval_every = max(1, steps // n_evaluations)
             self._plan(state.step + steps)
 
     def _final_seconds(self, a_step: float) -> float:
@@ -759,8 +768,10 @@ class Run:
             self._tell_duration()
             is_due = state.eval_every is not None and state.step % state.eval_every == 0
             if is_due or state.step == state.total_steps:
-                self._evaluate()
+                before = self.clock.seconds
+                tracing = self._evaluate()
                 self._save()
+                self.evaluation_seconds = self.clock.seconds - before - tracing
                 self._plan_by_time()
                 self.marks.append((self.clock.seconds, state.step))
             elif self.clock.read() - self.last_save > CHECKPOINT_SECONDS:
@@ -794,7 +805,7 @@ class Run:
     def _seconds_a_step_in_all(self) -> float:
         """Wall time of a step with its share of evaluating, sampling and saving.
 
-        Taken over the last few evaluations, since a machine's speed changes.
+        Taken since the evaluation before, because a machine's speed changes.
         """
         (since, step), seconds = self.marks[0], self.clock.seconds
         return (seconds - since) / max(1, self.state.step - step)
@@ -838,15 +849,20 @@ class Run:
             )
         )
 
-    def _evaluate(self) -> None:
-        """Take the training loss since the last time, and the validation loss."""
+    def _evaluate(self) -> float:
+        """Take the training loss since the last time, and the validation loss.
+
+        Returns:
+            Seconds that went to tracing, which happens once.
+        """
         state = self.state
+        tracing = 0.0
         if len(self.val_ids) and not self.is_evaluation_traced:
             # Done once, so it must not count as what an evaluation takes.
             before = self.clock.seconds
             self.trainer.evaluate(self.val_ids[:MAX_TRAINING_EVALUATION], max_chunks=1)
             tracing = self.clock.seconds - before
-            self.marks = collections.deque([(t + tracing, n) for t, n in self.marks], maxlen=3)
+            self.marks = collections.deque([(t + tracing, n) for t, n in self.marks], maxlen=1)
             self.is_evaluation_traced = True
         if state.loss_count:
             state.train_loss = state.loss_sum / state.loss_count
@@ -871,6 +887,7 @@ class Run:
         self._log("history.jsonl", record)
         self._remember()
         self.reporter.evaluated(record)
+        return tracing
 
     def _remember(self) -> None:
         """Keep a copy of a point that is known to be good."""
