@@ -99,6 +99,11 @@ class Checkpoint:
     config: dict[str, Any]
 
     @property
+    def model(self) -> Path:
+        """The model's folder, absolute."""
+        return self.info.path.parent.resolve()
+
+    @property
     def text_options(self) -> CorpusOptions:
         """How the corpus was read, and so how a seed text must be."""
         return CorpusOptions(**self.config["corpus"]["options"])

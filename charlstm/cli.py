@@ -239,10 +239,7 @@ def prepare(corpus: str, output: Path | None, quiet: bool, as_json: bool, **type
         )
     summary = corpora.read_summary(prepared.path)
     if prepared.removed_characters and not quiet:
-        _note(
-            f"left out {prepared.removed_characters:,} characters of Project Gutenberg header and "
-            "licence (--keep-boilerplate keeps them)"
-        )
+        _note(prepared.boilerplate_note)
     keys = ("characters", "vocabulary_size", "windows", "train_characters", "val_characters")
     content = {"path": str(prepared.path.resolve())} | {key: summary[key] for key in keys}
     content |= {"seq_length": summary["seq_length"], "dtype": summary["dtype"]}
@@ -619,7 +616,7 @@ def generate(
         seed_text = generation.pick_seed_window(checkpoint, np.random.default_rng(random_seed))
         if sys.stderr.isatty() and not as_json and not no_echo:
             _note(
-                f"{printable(checkpoint.info.path.resolve().parent.name)} goes on from "
+                f"{printable(checkpoint.model.name)} goes on from "
                 f"{len(seed_text)} characters of its own text:"
             )
     else:
@@ -636,7 +633,7 @@ def generate(
         text = "".join(characters)
         _print_json(
             {
-                "model": str(checkpoint.info.path.parent.resolve()),
+                "model": str(checkpoint.model),
                 "checkpoint": checkpoint.info.step,
                 "seed": seed_text,
                 "text": text,
@@ -752,7 +749,7 @@ def evaluate(
         _note(f"left out {len(text) - len(known):,} characters that the model has never seen")
     if not quiet:
         about = checkpoint.config["corpus"]
-        name = printable(checkpoint.info.path.resolve().parent.name)
+        name = printable(checkpoint.model.name)
         is_own = source is not None and sha256_of(source) == about["sha256"]
         _note(
             f"model {name}, step {checkpoint.info.step:,}"
@@ -770,7 +767,7 @@ def evaluate(
     if as_json:
         _print_json(
             {
-                "model": str(checkpoint.info.path.parent.resolve()),
+                "model": str(checkpoint.model),
                 "checkpoint": checkpoint.info.step,
             }
             | content

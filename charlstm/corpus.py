@@ -64,6 +64,14 @@ class Corpus:
     options: CorpusOptions
     removed_characters: int = 0
 
+    @property
+    def boilerplate_note(self) -> str:
+        """What a person should know where boilerplate was left out, one line."""
+        return (
+            f"left out {self.removed_characters:,} characters of Project Gutenberg header "
+            "and licence (--keep-boilerplate keeps them)"
+        )
+
     def windows(self, seq_length: int = SEQ_LENGTH) -> npt.NDArray[np.unsignedinteger]:
         """All windows with a character to predict after them, without a copy.
 

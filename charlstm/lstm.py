@@ -229,19 +229,19 @@ def _lstm(
     n_steps = x.shape[0]
     units = h.shape[1]
     no_peephole = tf.zeros((units,))
-    block = tf.raw_ops.BlockLSTMV2(
-        seq_len_max=tf.constant(n_steps, tf.int64),
-        x=x,
-        cs_prev=c,
-        h_prev=h,
-        w=kernels,
-        wci=no_peephole,
-        wcf=no_peephole,
-        wco=no_peephole,
-        b=bias,
-        cell_clip=0.0,
-        use_peephole=False,
-    )
+    inputs_and_weights = {
+        "seq_len_max": tf.constant(n_steps, tf.int64),
+        "x": x,
+        "cs_prev": c,
+        "h_prev": h,
+        "w": kernels,
+        "wci": no_peephole,
+        "wcf": no_peephole,
+        "wco": no_peephole,
+        "b": bias,
+        "use_peephole": False,
+    }
+    block = tf.raw_ops.BlockLSTMV2(**inputs_and_weights, cell_clip=0.0)
 
     def gradient_of_long_window(
         d_outputs: tf.Tensor, d_h: tf.Tensor, d_c: tf.Tensor
@@ -252,19 +252,10 @@ def _lstm(
         """
         no_error = tf.zeros((n_steps - 1, tf.shape(x)[1], units))
         back_op = tf.raw_ops.BlockLSTMGradV2(
-            seq_len_max=tf.constant(n_steps, tf.int64),
-            x=x,
-            cs_prev=c,
-            h_prev=h,
-            w=kernels,
-            wci=no_peephole,
-            wcf=no_peephole,
-            wco=no_peephole,
-            b=bias,
+            **inputs_and_weights,
             **block._asdict(),
             cs_grad=tf.concat([no_error, d_c[None]], axis=0),
             h_grad=d_outputs + tf.concat([no_error, d_h[None]], axis=0),
-            use_peephole=False,
         )
         d_swapped = _swap_f_and_g(back_op.w_grad)
         return (

@@ -134,7 +134,7 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
         raise InputError("there is no text to train on", hint="charlstm train macbeth.txt")
     # Settings and the folder are checked first: they cost nothing.
     recipe = request.recipe or "default"
-    _training_config(recipe, request, n_train=1_000_000)
+    choices = _training_config(recipe, request, n_train=1_000_000)
     source = None if request.corpus == "-" else find_corpus(request.corpus)
     model = _model_folder(request, source)
     notes: list[str] = []
@@ -146,15 +146,13 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
     _refuse_foreign_folder(model)
     start_from = _open_start(request, recipe, notes)
 
-    options = _text_options(request, lowercase=recipe_defaults(recipe, n_train=1).lowercase)
+    options = _text_options(request, lowercase=choices.lowercase)
     shape = {name: request.typed[name] for name in _NETWORK_OPTIONS if name in request.typed}
     if start_from is not None:
         source_network = dataclasses.asdict(start_from.network)
         shape = {name: source_network[name] for name in _NETWORK_OPTIONS} | shape
     seq_length = shape.get("seq_length", NetworkConfig(vocabulary_size=2).seq_length)
-    val_fraction = request.typed.get(
-        "val_fraction", recipe_defaults(recipe, n_train=1).val_fraction
-    )
+    val_fraction = choices.val_fraction
     corpus = _prepared(
         source,
         options,
@@ -190,10 +188,7 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
             "the words by heart"
         )
     if corpus.removed_characters:
-        notes.append(
-            f"left out {corpus.removed_characters:,} characters of Project Gutenberg header "
-            "and licence (--keep-boilerplate keeps them)"
-        )
+        notes.append(corpus.boilerplate_note)
     return TrainingPlan(
         corpus=corpus,
         network=network,

@@ -1013,7 +1013,7 @@ class Run:
         about = source.config["corpus"]
         n_shared = sum(c in source.vocabulary for c in self.corpus.vocabulary.characters)
         self.started_from = {
-            "name": source.info.path.resolve().parent.name,
+            "name": source.model.name,
             "step": source.info.step,
             "corpus": {"name": about["name"], "sha256": about["sha256"]},
         }
