@@ -17,9 +17,11 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -181,6 +183,48 @@ def measure(side: str, *, batch_size: int, steps: int, started: float) -> dict[s
     }
 
 
+def fit_first_step(batch_size: int, *, started: float) -> dict[str, float]:
+    """Time the start of the same network in stock Keras with `fit`.
+
+    Args:
+        batch_size: Rows.
+        started: When the process was started, by `time.time`.
+
+    Returns:
+        `first_step`: seconds from the start to the end of the first step.
+    """
+    import keras
+
+    from charlstm.batching import Streams
+
+    inputs, targets, _ = Streams(random_ids(), batch_size, SEQ_LENGTH, 0).batch(0)
+    layers: list[Any] = [keras.Input((SEQ_LENGTH, VOCABULARY_SIZE))]
+    for _ in range(LAYERS):
+        layers += [keras.layers.LSTM(UNITS, return_sequences=True), keras.layers.Dropout(DROPOUT)]
+    model = keras.Sequential([*layers, keras.layers.Dense(VOCABULARY_SIZE)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer=keras.optimizers.Adam(1e-3, clipnorm=1.0), loss=loss)
+    rows = keras.utils.to_categorical(inputs, VOCABULARY_SIZE)
+    model.fit(rows, targets, batch_size=batch_size, verbose=0)
+    return {"first_step": time.time() - started}
+
+
+def command_first_step() -> float:
+    """Start `charlstm train` in an empty folder and wait until it tells of its first step."""
+    command = [sys.executable, "-m", "charlstm", "train", "macbeth.txt", "--epochs", "1"]
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.time()
+        with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as child:
+            assert child.stderr is not None
+            for line in child.stderr:
+                if re.search(r"\bstep 1\b", line):
+                    break
+            seconds = time.time() - started
+            child.terminate()
+            child.stderr.read()
+    return seconds
+
+
 def measure_ceiling(batch_size: int) -> dict[str, float]:
     """Time TensorFlow's own product at the shape of the recurrence, on one thread.
 
@@ -265,12 +309,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--side", choices=[*SIDES, "ceiling"], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=[*SIDES, "fit", "ceiling"], help=argparse.SUPPRESS)
     parser.add_argument("--started", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
     steps = 4 if args.quick else 30
     if args.side == "ceiling":
         print(json.dumps(measure_ceiling(args.batch_size)))
+        return
+    if args.side == "fit":
+        print(json.dumps(fit_first_step(args.batch_size, started=args.started)))
         return
     if args.side:
         print(
@@ -283,10 +330,12 @@ def main() -> None:
     quick = ["--quick"] if args.quick else []
     batch = ["--batch-size", str(args.batch_size)]
     results: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    alone, together = [], []
+    alone, together, fits, commands = [], [], [], []
     for _ in range(1 if args.quick else args.rounds):
         for side in sides:
             results[side].append(in_process("--side", side, *batch, *quick))
+        fits.append(in_process("--side", "fit", *batch)["first_step"])
+        commands.append(command_first_step())
         ceiling = ("--side", "ceiling", *batch)
         alone.append(in_process(*ceiling)["chars_per_second"] * available_cores())
         at_once = in_processes(available_cores(), *ceiling)
@@ -307,9 +356,13 @@ def main() -> None:
     ):
         share = ours / statistics.median(ceilings)
         print(f"| {name} | {spread(ceilings)} | {share:.0%} of it | |")
+    print("\n| from starting the process to the end of the first step | seconds |\n|---|---|")
+    print(f"| `charlstm train macbeth.txt`, the whole command | {spread(commands, '{:.1f}')} |")
+    print(f"| the same network in stock Keras with `fit` | {spread(fits, '{:.1f}')} |")
     output = args.output or (None if args.quick else RESULTS)
     if output is not None:
         ceilings = {"ceiling_alone": alone, "ceiling_at_once": together}
+        ceilings |= {"first_step_of_command": commands, "first_step_of_fit": fits}
         content = {"machine": describe_machine(), "batch_size": args.batch_size}
         content |= {**results, **ceilings}
         output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -203,6 +203,44 @@ def test_dropout_is_a_function_of_seed_and_step(keras):
     assert not np.array_equal(once, still)
 
 
+@pytest.mark.parametrize(("rate", "dropped"), [(0.3, 77 / 256), (0.5, 0.5), (0.001, 1 / 256)])
+def test_dropout_drops_a_share_and_keeps_the_mean(keras, rate, dropped):
+    """Against a binomial distribution; the rate is a multiple of 1/256."""
+    import tensorflow as tf
+
+    from charlstm.model import _dropout_mask
+
+    shape = (50, 13, 301)  # not a multiple of the 8 bytes in a random word
+    mask = _dropout_mask(tf.zeros(shape), rate, tf.constant([5, 6])).numpy()
+    assert mask.shape == shape
+    n_dropped = np.count_nonzero(mask == 0)
+    spread = np.sqrt(mask.size * dropped * (1 - dropped))
+    assert abs(n_dropped - mask.size * dropped) < 5 * spread
+    np.testing.assert_allclose(mask[mask != 0], 1 / (1 - dropped), rtol=1e-6)
+
+
+def test_dropout_masks_nothing_in_common(keras):
+    """What falls out at one place says nothing about its neighbours, the next layer or step."""
+    import tensorflow as tf
+
+    from charlstm.model import StreamLSTM, _dropout_mask
+
+    network = NetworkConfig(vocabulary_size=7, units=5, layers=2)
+    model = StreamLSTM(network, dropout=0.5, random_seed=1)
+    seeds = [
+        model._mask_seed(step, layer=layer, part=part)
+        for step in (3, 4)
+        for layer in (0, 1)
+        for part in (0, 1)
+    ]
+    like = tf.zeros((20, 8, 100))
+    kept = [_dropout_mask(like, 0.5, seed).numpy().ravel() > 0 for seed in seeds]
+    pairs = [(a, b) for n, a in enumerate(kept) for b in kept[:n]]
+    pairs += [(kept[0][:-lag], kept[0][lag:]) for lag in (1, 2, 4, 8, 100, 800)]
+    for a, b in pairs:
+        assert abs(np.mean(a == b) - 0.5) < 5 * 0.5 / np.sqrt(len(a))
+
+
 def test_initial_weights_follow_the_random_seed(keras):
     from charlstm.model import StreamLSTM, get_weights
 
