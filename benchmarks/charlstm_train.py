@@ -69,7 +69,7 @@ def reach(text: Path, loss: float, *, every: int, minutes: float, started: float
     planned = plan(text, "default", lowercase=True, minutes=minutes)
     start(planned)
     from charlstm.corpus import split_corpus
-    from charlstm.training import TrainerState, make_trainer
+    from charlstm.trainers import TrainerState, make_trainer
 
     ids = planned.corpus.ids
     split = split_corpus(
@@ -118,7 +118,7 @@ def measure(text: Path, recipe: RecipeName, *, warm_up: int, steps: int) -> dict
     """
     planned = plan(text, recipe, val_fraction=0.0)  # the article holds nothing out
     start(planned)
-    from charlstm.training import TrainerState, make_trainer
+    from charlstm.trainers import TrainerState, make_trainer
 
     trainer = make_trainer(planned.network, planned.config, planned.corpus.ids)
     state = TrainerState(total_steps=warm_up + steps)

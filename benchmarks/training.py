@@ -53,7 +53,7 @@ def charlstm_step(batch_size: int) -> Callable[[], None]:
         batch_size=batch_size, dropout=DROPOUT, threads=available_cores(), learning_rate=1e-3
     )
     start_tensorflow(threads=config.threads, random_seed=0, parts=config.n_parts)
-    from charlstm.training import StreamTrainer, TrainerState
+    from charlstm.trainers import StreamTrainer, TrainerState
 
     network = NetworkConfig(vocabulary_size=VOCABULARY_SIZE)
     trainer = StreamTrainer(network, config, random_ids())

@@ -3,9 +3,9 @@
 The package has two layers. The plain layer does without TensorFlow: texts
 (`reading`, `corpus`, `vocabulary`, `batching`), saved models (`checkpoint`),
 writing (`sampling`, `generation`) and scoring (`scoring`). The Keras layer
-(`backend`, `lstm`, `model`, `training`) imports TensorFlow, which takes seconds,
-so only the command that trains imports it. `cli` parses options and prints;
-`terminal` draws progress for it.
+(`backend`, `lstm`, `model`, `trainers`, `training`) imports TensorFlow, which
+takes seconds, so only the command that trains imports it. `cli` parses options
+and prints; `terminal` draws progress for it.
 """
 
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
 """TensorFlow's start: quiet, and on the cores that this process may use.
 
 This module itself imports nothing heavy; `start_tensorflow` does, and must be
-called before `model` or `training` is imported.
+called before `model`, `trainers` or `training` is imported.
 """
 
 from __future__ import annotations

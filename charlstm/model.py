@@ -18,6 +18,7 @@ import tensorflow as tf
 from charlstm.checkpoint import Arrays
 from charlstm.config import NetworkConfig
 from charlstm.lstm import BlockLSTM, PackedWeights
+from charlstm.vocabulary import Vocabulary
 
 # One (hidden state h, cell state c) pair a layer, each (batch, units) float32.
 States = list[tuple[tf.Tensor, tf.Tensor]]
@@ -195,9 +196,7 @@ def _dropout_mask(like: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
     n_dropped = min(255, max(1, round(256 * rate)))
     shape = tf.shape(like)
     n_words = (tf.reduce_prod(shape) + 7) // 8
-    words = tf.random.stateless_uniform(
-        [n_words], seed, minval=None, maxval=None, dtype=tf.uint64
-    )
+    words = tf.random.stateless_uniform([n_words], seed, minval=None, maxval=None, dtype=tf.uint64)
     octets = tf.reshape(tf.bitcast(words, tf.uint8), [-1])[: tf.reduce_prod(shape)]
     # A comparison would cost three times as much.
     kept = tf.clip_by_value(tf.cast(octets, tf.float32) - (n_dropped - 1.0), 0.0, 1.0)
@@ -317,3 +316,31 @@ def set_weights(model: keras.Model, weights: Mapping[str, np.ndarray]) -> None:
     """
     for name, variable in named_variables(model).items():
         variable.assign(weights[name])
+
+
+def transfer_weights(
+    source: Arrays, source_vocabulary: Vocabulary, fresh: Arrays, vocabulary: Vocabulary
+) -> Arrays:
+    """Begin with another model's weights where the vocabularies differ.
+
+    Args:
+        source: The other model's weights.
+        source_vocabulary: Its characters.
+        fresh: Initial weights of the new network, for what it does not know.
+        vocabulary: The new network's characters.
+
+    Returns:
+        The new network's weights: characters in common keep their row of the
+        input kernel and their column of the softmax, all else is copied whole.
+    """
+    shared = [c for c in vocabulary.characters if c in source_vocabulary]
+    ours = [vocabulary.char_to_id[c] for c in shared]
+    theirs = [source_vocabulary.char_to_id[c] for c in shared]
+    weights = {name: array.copy() for name, array in source.items()}
+    for name, axis in (("lstm_1/kernel", 0), ("dense/kernel", 1), ("dense/bias", 0)):
+        if fresh[name].shape[axis] != len(vocabulary):
+            continue  # the article's input is one number, whatever the vocabulary
+        rows = np.moveaxis(fresh[name].copy(), axis, 0)
+        rows[ours] = np.moveaxis(source[name], axis, 0)[theirs]
+        weights[name] = np.moveaxis(rows, 0, axis)
+    return weights

@@ -85,7 +85,7 @@ def test_article_network_gives_the_articles_outputs_layer_by_layer(keras):
 def test_article_step_is_the_articles_step(keras):
     """One optimizer step changes the weights as `fit` on one-hot labels does."""
     from charlstm.config import TrainingConfig
-    from charlstm.training import ArticleTrainer, TrainerState
+    from charlstm.trainers import ArticleTrainer, TrainerState
 
     network = article_network(7)
     ids = np.random.default_rng(0).integers(0, 7, 80).astype(np.uint8)

@@ -39,6 +39,13 @@ def training():
     return charlstm.training
 
 
+@pytest.fixture(scope="module")
+def trainers(training):
+    import charlstm.trainers
+
+    return charlstm.trainers
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> Corpus:
     rng = np.random.default_rng(11)
@@ -88,7 +95,7 @@ def folder(tmp_path: Path, name: str) -> Path:
 # --- one step -------------------------------------------------------------------
 
 
-def test_step_is_clipped_truncated_backpropagation(training, corpus, tmp_path):
+def test_step_is_clipped_truncated_backpropagation(training, trainers, corpus, tmp_path):
     """One step with plain SGD equals the same step written with stock Keras layers."""
     import keras
     import tensorflow as tf
@@ -107,7 +114,7 @@ def test_step_is_clipped_truncated_backpropagation(training, corpus, tmp_path):
     for mine, theirs in zip(variables, trainer.model.trainable_variables, strict=True):
         mine.assign(theirs * 3.0)
         theirs.assign(theirs * 3.0)
-    state = training.TrainerState(total_steps=100)
+    state = trainers.TrainerState(total_steps=100)
     carried = [[tf.zeros((5, 6))] * 2, [tf.zeros((5, 6))] * 2]
     for step in range(3):
         inputs, targets, _ = trainer.batches.batch(step)
@@ -120,7 +127,7 @@ def test_step_is_clipped_truncated_backpropagation(training, corpus, tmp_path):
             loss = -tf.reduce_mean(tf.gather(log_p, targets, batch_dims=2))
         gradients = tape.gradient(loss, variables)
         norm = math.sqrt(sum(float(tf.reduce_sum(g * g)) for g in gradients))
-        rate = training.learning_rate_at(step, total_steps=100, peak=4e-3)
+        rate = trainers.learning_rate_at(step, total_steps=100, peak=4e-3)
         for variable, gradient in zip(variables, gradients, strict=True):
             variable.assign_sub(rate * gradient * min(1.0, 1.0 / norm))
         state.step = step
@@ -144,8 +151,8 @@ def test_keras_and_numpy_agree_on_the_loss(training, corpus, tmp_path, n_chars):
 # --- learning rate ----------------------------------------------------------------
 
 
-def test_learning_rate_rises_then_falls_to_a_hundredth(training):
-    rates = [training.learning_rate_at(s, total_steps=1_000, peak=2.0) for s in range(1_000)]
+def test_learning_rate_rises_then_falls_to_a_hundredth(training, trainers):
+    rates = [trainers.learning_rate_at(s, total_steps=1_000, peak=2.0) for s in range(1_000)]
     assert rates[0] == pytest.approx(2.0 / 50, rel=1e-3)
     assert max(rates) == pytest.approx(2.0, rel=0.01)
     assert rates.index(max(rates)) == 49
@@ -154,8 +161,8 @@ def test_learning_rate_rises_then_falls_to_a_hundredth(training):
     assert rates[-1] == pytest.approx(0.02, rel=0.01)
 
 
-def test_a_short_run_finishes_its_schedule_too(training):
-    rates = [training.learning_rate_at(s, total_steps=20, peak=1.0) for s in range(20)]
+def test_a_short_run_finishes_its_schedule_too(training, trainers):
+    rates = [trainers.learning_rate_at(s, total_steps=20, peak=1.0) for s in range(20)]
     assert max(rates) > 0.9
     assert rates[-1] < 0.05
 
@@ -225,12 +232,12 @@ def test_a_resumed_run_is_the_run_never_interrupted(
     assert history(pieces) == history(whole)
 
 
-def test_more_epochs_go_on_and_plan_the_decay_anew(training, corpus, tmp_path):
+def test_more_epochs_go_on_and_plan_the_decay_anew(training, trainers, corpus, tmp_path):
     model = folder(tmp_path, "m")
     first = make(training, corpus, model, epochs=1).run()
     info = list_checkpoints(model)[-1]
     more = make(training, corpus, model, epochs=2, resume_from=info)
-    rate = training.learning_rate_at(first.steps, total_steps=more.state.total_steps, peak=1.0)
+    rate = trainers.learning_rate_at(first.steps, total_steps=more.state.total_steps, peak=1.0)
     assert rate == pytest.approx(0.505, rel=0.01)  # halfway down the longer cosine
     result = more.run()
     assert result.steps == 2 * first.steps
@@ -336,7 +343,7 @@ class Notes(Reporter):
 
 
 def test_a_loss_that_is_not_finite_goes_back_and_halves_the_learning_rate(
-    training, corpus, tmp_path, monkeypatch
+    training, trainers, corpus, tmp_path, monkeypatch
 ):
     import tensorflow as tf
 
@@ -366,7 +373,7 @@ def test_a_loss_that_is_not_finite_goes_back_and_halves_the_learning_rate(
     assert [r["step"] for r in records] == sorted({r["step"] for r in records})
     rates = [r["learning_rate"] for r in records]
     after = next(r for r in records if r["step"] > 30)
-    expected = training.learning_rate_at(
+    expected = trainers.learning_rate_at(
         after["step"] - 1, total_steps=run.state.total_steps, peak=4e-3
     )
     assert after["learning_rate"] == pytest.approx(expected / 2, rel=1e-5)
@@ -467,18 +474,19 @@ def test_random_seed_decides_the_weights(training, corpus, tmp_path):
     assert not np.array_equal(weights[0], weights[2])
 
 
-def test_trainer_state_is_stored_whole(training, corpus, tmp_path):
+def test_trainer_state_is_stored_whole(training, trainers, corpus, tmp_path):
     model = folder(tmp_path, "m")
     run = make(training, corpus, model, epochs=1)
     run.run()
     stored = load_training_state(list_checkpoints(model)[-1]).trainer
-    for field in dataclasses.fields(training.TrainerState):
+    for field in dataclasses.fields(trainers.TrainerState):
         if field.name != "seconds":
             assert stored[field.name] == getattr(run.state, field.name)
 
 
 def test_transfer_moves_rows_and_columns_by_character(training):
     from charlstm.checkpoint import weight_shapes
+    from charlstm.model import transfer_weights
     from charlstm.vocabulary import Vocabulary
 
     old, new = Vocabulary("abde"), Vocabulary("bcdxyz")
@@ -490,7 +498,7 @@ def test_transfer_moves_rows_and_columns_by_character(training):
         return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes}
 
     source, fresh = weights(old), weights(new)
-    moved = training.transfer_weights(source, old, fresh, new)
+    moved = transfer_weights(source, old, fresh, new)
     for character, row in new.char_to_id.items():
         side, at = (source, old.char_to_id.get(character)) if character in old else (fresh, row)
         np.testing.assert_array_equal(moved["lstm_1/kernel"][row], side["lstm_1/kernel"][at])
