@@ -54,7 +54,7 @@ Stopped = Literal["epochs", "minutes", "early", "interrupted"]
 
 CHECKPOINT_SECONDS = 60.0
 EVALUATIONS_IN_A_RUN = 20
-MAX_EVALUATION_SHARE = 0.15  # of a time budget, saving included
+MAX_EVALUATION_SHARE = 0.05  # of a time budget, saving included
 MAX_TRAINING_EVALUATION = 200_000
 MAX_FINAL_EVALUATION = 1_000_000
 N_SEED_WINDOWS = 100
