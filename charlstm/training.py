@@ -10,7 +10,6 @@ What one step is, `trainers` says for each recipe.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import math
 import time
@@ -47,26 +46,20 @@ from charlstm.generation import (
     write_ids,
 )
 from charlstm.model import get_weights, set_weights, transfer_weights
+from charlstm.pacing import EVALUATIONS_IN_A_RUN, Pace
 from charlstm.progress import Progress, Reporter
 from charlstm.trainers import TrainerState, make_trainer
 
 Stopped = Literal["epochs", "minutes", "early", "interrupted"]
 
 CHECKPOINT_SECONDS = 60.0
-EVALUATIONS_IN_A_RUN = 20
-MAX_EVALUATION_SHARE = 0.05  # of a time budget, saving included
+WORTH_TELLING_SECONDS = 5.0  # of a new plan
 MAX_TRAINING_EVALUATION = 200_000
 MAX_FINAL_EVALUATION = 1_000_000
 N_SEED_WINDOWS = 100
 SAMPLE_LENGTH = 160
 ARTICLE_SAMPLE_LENGTH = 60  # each character costs a window
-# Kept free at the end of a time budget for the last evaluation and checkpoint.
-_LAST_SECONDS = 1.0
 MAX_FAILURES = 3
-# A plan of steps is made once the speed is known, from this many seconds of it.
-_SPEED_SECONDS = 2.0
-# The speed of the machine may change; a plan that is off by more is made anew.
-_PLAN_TOLERANCE = 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,19 +102,6 @@ def _stored_state(stored: dict[str, Any], info: CheckpointInfo) -> TrainerState:
     if not is_sound or values.get("step") != info.step:
         raise CheckpointError(f"{info.path / 'trainer.json'} is damaged: it does not fit")
     return TrainerState(**values)
-
-
-@dataclasses.dataclass
-class _Clock:
-    """Wall time of the run, earlier sessions counted in."""
-
-    started: float
-    earlier: float
-    read: Callable[[], float]
-
-    @property
-    def seconds(self) -> float:
-        return self.earlier + self.read() - self.started
 
 
 class Run:
@@ -185,19 +165,14 @@ class Run:
         self.process_started = clock() if started is None else started
         if started is None or self.keeps_plan:
             started = clock()
-        self.clock = _Clock(started, self.state.seconds, clock)
+        budget = None if config.minutes is None else config.minutes * 60
+        self.pace = Pace(clock, started=started, earlier=self.state.seconds, budget=budget)
         self.replaces_old = False
         self.held_records: list[tuple[str, dict[str, Any]]] = []
         self._set_plan_by_steps()
         self._remember()
-        # Times of this session's steps, for the speed; the first is tracing.
-        self.step_seconds = 0.0
-        self.step_characters = 0
-        self.steps_timed = -1
         self.is_duration_told = False
         self.is_evaluation_traced = False
-        self.evaluation_seconds = 0.0
-        self.marks: collections.deque[tuple[float, int]] = collections.deque(maxlen=1)
         self.last_save = self.last_sample = clock()
 
     # -- the plan --------------------------------------------------------------
@@ -238,55 +213,38 @@ class Run:
             rest = self.state.total_steps - self.state.step
             self.state.eval_every = max(1, round(rest / EVALUATIONS_IN_A_RUN))
 
-    def _seconds_a_step(self) -> float | None:
-        if self.steps_timed < 2 or self.step_seconds < _SPEED_SECONDS:
-            return None
-        return self.step_seconds / self.steps_timed
-
     def _plan_by_time(self) -> None:
-        """Fit the steps to the minutes that are left.
+        """Fit the steps to the minutes that are left, and say so if that changed.
 
-        A first plan is made when the speed is known, and the final one at the
-        first evaluation, whose cost is then known too. That one is stored and
-        kept, by a resumed session too; only if the machine changes its speed
-        by more than a few per cent is it made anew, and told.
+        The final plan is stored and kept, by a resumed session too.
         """
         state = self.state
-        a_step = self._seconds_a_step()
-        if self.config.minutes is None or a_step is None or self.keeps_plan:
+        if self.keeps_plan:
             return
-        left = self.config.minutes * 60 - self.clock.seconds
-        if state.total_steps is None:
-            # Evaluating, sampling and saving are a guess as yet.
-            self._plan(state.step + max(1, int(left * 0.9 / a_step)))
+        plan = self.pace.plan(
+            step=state.step,
+            planned=state.total_steps,
+            eval_every=state.eval_every,
+            is_final=state.is_plan_final,
+            last_seconds=self._final_seconds(),
+        )
+        if plan is None:
             return
-        cost = self.evaluation_seconds
-        reserve = max(_LAST_SECONDS, 1.5 * cost) + self._final_seconds(a_step)
         if state.is_plan_final:
-            steps = max(1, int((left - reserve) / self._seconds_a_step_in_all))
-        else:
-            # As many evaluations as take a small share of the time.
-            share = MAX_EVALUATION_SHARE * left
-            n_evaluations = max(1, min(EVALUATIONS_IN_A_RUN, int(share / max(cost, 1e-9))))
-            steps = max(1, int((left - reserve - n_evaluations * cost) / a_step))
-        planned = state.total_steps - state.step
-        is_off = abs(steps - planned) > _PLAN_TOLERANCE * (planned + state.step * 0.2)
-        if not state.is_plan_final or is_off:
-            is_worth_telling = abs(steps - planned) * self._seconds_a_step_in_all > 5
-            if state.is_plan_final and is_worth_telling:
+            off = abs(state.step + plan.steps - (state.total_steps or 0))
+            if off * self.pace.seconds_a_step_in_all(state.step) > WORTH_TELLING_SECONDS:
                 self.reporter.note(
-                    f"the machine's speed changed: {state.step + steps:,} steps fit the time, "
-                    f"not {state.total_steps:,}"
+                    f"the machine's speed changed: {state.step + plan.steps:,} steps fit the "
+                    f"time, not {state.total_steps:,}"
                 )
-            if not state.is_plan_final:
-                state.is_plan_final = True
-                state.eval_every = max(1, steps // n_evaluations)
-            self._plan(state.step + steps)
+        state.is_plan_final = plan.is_final
+        state.eval_every = plan.eval_every or state.eval_every
+        self._plan(state.step + plan.steps)
 
-    def _final_seconds(self, a_step: float) -> float:
+    def _final_seconds(self) -> float:
         """Guess what the evaluation of a long tail adds at the end."""
-        more = min(len(self.val_ids), MAX_FINAL_EVALUATION) - MAX_TRAINING_EVALUATION
-        return max(0, more) * a_step / self.trainer.batches.characters_per_step / 2
+        more = max(0, min(len(self.val_ids), MAX_FINAL_EVALUATION) - MAX_TRAINING_EVALUATION)
+        return more / 2 * self.pace.seconds_a_step / self.trainer.batches.characters_per_step
 
     # -- the loop --------------------------------------------------------------
 
@@ -308,9 +266,9 @@ class Run:
         state = self.state
         stopped = self._reason_to_stop()
         while stopped is None:
-            before = self.clock.seconds
+            before = self.pace.seconds
             loss, n_chars = self.trainer.train_step(state)
-            now = self.clock.seconds
+            seconds = self.pace.seconds - before
             if not math.isfinite(loss):
                 self._recover()
                 state = self.state
@@ -319,20 +277,17 @@ class Run:
             state.characters += n_chars
             state.loss_sum += loss * n_chars
             state.loss_count += n_chars
-            self._count_time(now - before, n_chars)
+            self.pace.count_step(seconds, n_chars, step=state.step)
             self._report()
-            if state.total_steps is None:
-                self._plan_by_time()
+            self._plan_by_time()
             self._tell_duration()
             is_due = state.eval_every is not None and state.step % state.eval_every == 0
             if is_due or state.step == state.total_steps:
-                before = self.clock.seconds
+                before = self.pace.seconds
                 tracing = self._evaluate()
                 self._save()
-                self.evaluation_seconds = self.clock.seconds - before - tracing
-                self._plan_by_time()
-                self.marks.append((self.clock.seconds, state.step))
-            elif self.clock.read() - self.last_save > CHECKPOINT_SECONDS:
+                self.pace.count_evaluation(self.pace.seconds - before - tracing)
+            elif self.pace.read() - self.last_save > CHECKPOINT_SECONDS:
                 self._save()
             self._maybe_sample()
             stopped = self._reason_to_stop()
@@ -345,56 +300,30 @@ class Run:
         if state.total_steps is not None and state.step >= state.total_steps:
             is_by_epochs = self._steps_asked is not None and state.step >= self._steps_asked
             return "epochs" if is_by_epochs else "minutes"
-        if config.minutes is not None and self.clock.seconds >= config.minutes * 60:
+        if self.pace.seconds_left == 0:
             return "minutes"
         if config.patience and state.stale_evaluations >= config.patience:
             return "early"
         return None
 
-    def _count_time(self, seconds: float, n_chars: int) -> None:
-        self.steps_timed += 1
-        if self.steps_timed > 0:
-            self.step_seconds += seconds
-            self.step_characters += n_chars
-        else:
-            self.marks.append((self.clock.seconds, self.state.step))
-
-    @property
-    def _seconds_a_step_in_all(self) -> float:
-        """Wall time of a step with its share of evaluating, sampling and saving.
-
-        Taken since the evaluation before, because a machine's speed changes.
-        """
-        (since, step), seconds = self.marks[0], self.clock.seconds
-        return (seconds - since) / max(1, self.state.step - step)
-
-    @property
-    def _chars_per_second(self) -> float:
-        return self.step_characters / self.step_seconds if self.step_seconds else 0.0
-
     def _tell_duration(self) -> None:
         """Say once, as soon as the speed is known, how long the run will take."""
         state = self.state
-        if self.is_duration_told or state.total_steps is None or self._seconds_a_step() is None:
+        if self.is_duration_told or state.total_steps is None or not self.pace.is_known:
             return
         self.is_duration_told = True
-        left = (state.total_steps - state.step) * self._seconds_a_step_in_all
-        if self.config.minutes is not None:
-            left = min(left, max(0.0, self.config.minutes * 60 - self.clock.seconds))
+        left = self.pace.time_for(state.total_steps - state.step, step=state.step)
         self.reporter.note(
             f"about {state.total_steps:,} steps in all "
             f"({state.total_steps / self.steps_per_epoch:.0f} epochs), "
-            f"{self._chars_per_second:,.0f} chars/s: about {left / 60:.1f} minutes left"
+            f"{self.pace.characters_per_second:,.0f} chars/s: about {left / 60:.1f} minutes left"
         )
 
     def _report(self) -> None:
         state = self.state
-        left = None
-        if state.total_steps is not None and self.steps_timed > 0:
-            left = (state.total_steps - state.step) * self._seconds_a_step_in_all
-        if self.config.minutes is not None:
-            budget = max(0.0, self.config.minutes * 60 - self.clock.seconds)
-            left = budget if left is None else min(left, budget)
+        left = self.pace.seconds_left
+        if state.total_steps is not None and self.pace.characters_per_second:
+            left = self.pace.time_for(state.total_steps - state.step, step=state.step)
         self.reporter.progress(
             Progress(
                 step=state.step,
@@ -402,7 +331,7 @@ class Run:
                 epoch=self.epoch,
                 train_loss=state.loss_sum / state.loss_count,
                 val_loss=state.val_loss,
-                chars_per_second=self._chars_per_second,
+                chars_per_second=self.pace.characters_per_second,
                 seconds_left=left,
             )
         )
@@ -417,10 +346,10 @@ class Run:
         tracing = 0.0
         if len(self.val_ids) and not self.is_evaluation_traced:
             # Done once, so it must not count as what an evaluation takes.
-            before = self.clock.seconds
+            before = self.pace.seconds
             self.trainer.evaluate(self.val_ids[:MAX_TRAINING_EVALUATION], max_chunks=1)
-            tracing = self.clock.seconds - before
-            self.marks = collections.deque([(t + tracing, n) for t, n in self.marks], maxlen=1)
+            tracing = self.pace.seconds - before
+            self.pace.leave_out(tracing)
             self.is_evaluation_traced = True
         if state.loss_count:
             state.train_loss = state.loss_sum / state.loss_count
@@ -436,11 +365,11 @@ class Run:
             "step": state.step,
             "epoch": round(self.epoch, 4),
             "characters": state.characters,
-            "seconds": round(self.clock.seconds, 3),
+            "seconds": round(self.pace.seconds, 3),
             "train_loss": state.train_loss,
             "val_loss": state.val_loss,
             "learning_rate": float(self.trainer.optimizer.learning_rate.numpy()),
-            "chars_per_second": round(self._chars_per_second, 1),
+            "chars_per_second": round(self.pace.characters_per_second, 1),
         }
         self._log("history.jsonl", record)
         self._remember()
@@ -475,9 +404,9 @@ class Run:
         )
 
     def _maybe_sample(self) -> None:
-        if not self.sample_every or self.clock.read() - self.last_sample < self.sample_every:
+        if not self.sample_every or self.pace.read() - self.last_sample < self.sample_every:
             return
-        self.last_sample = self.clock.read()
+        self.last_sample = self.pace.read()
         text = self._write_sample()
         self._log("samples.jsonl", {"step": self.state.step, "text": text})
         self.reporter.sample(self.state.step, text)
@@ -505,7 +434,7 @@ class Run:
         if self.saved_step == state.step:
             return
         is_evaluated = state.loss_count == 0
-        stored = dataclasses.asdict(state) | {"seconds": self.clock.seconds}
+        stored = dataclasses.asdict(state) | {"seconds": self.pace.seconds}
         info = write_checkpoint(
             self.model,
             step=state.step,
@@ -518,7 +447,7 @@ class Run:
             state=TrainingState(trainer=stored, arrays=self.trainer.arrays()),
         )
         self.saved_step = state.step
-        self.last_save = self.clock.read()
+        self.last_save = self.pace.read()
         if self.replaces_old:
             self.replaces_old = False
             clear_model(self.model, keep=info.path)
@@ -621,8 +550,8 @@ class Run:
             steps=state.step,
             characters=state.characters,
             val_characters=len(self.val_ids),
-            seconds=self.clock.read() - self.process_started,
-            chars_per_second=self._chars_per_second,
+            seconds=self.pace.read() - self.process_started,
+            chars_per_second=self.pace.characters_per_second,
             train_loss=state.train_loss,
             val_loss=state.val_loss,
             best_val_loss=best_val_loss,

@@ -127,9 +127,10 @@ def test_step_is_clipped_truncated_backpropagation(training, trainers, corpus, t
             loss = -tf.reduce_mean(tf.gather(log_p, targets, batch_dims=2))
         gradients = tape.gradient(loss, variables)
         norm = math.sqrt(sum(float(tf.reduce_sum(g * g)) for g in gradients))
-        rate = trainers.learning_rate_at(step, total_steps=100, peak=4e-3)
+        assert norm > run.config.clip_norm  # else nothing is clipped here
+        rate = trainers.learning_rate_at(step, total_steps=100, peak=run.config.learning_rate)
         for variable, gradient in zip(variables, gradients, strict=True):
-            variable.assign_sub(rate * gradient * min(1.0, 1.0 / norm))
+            variable.assign_sub(rate * gradient * run.config.clip_norm / norm)
         state.step = step
         ours, n_chars = trainer.train_step(state)
         assert n_chars == 5 * 9
@@ -374,7 +375,9 @@ def test_a_loss_that_is_not_finite_goes_back_and_halves_the_learning_rate(
     rates = [r["learning_rate"] for r in records]
     after = next(r for r in records if r["step"] > 30)
     expected = trainers.learning_rate_at(
-        after["step"] - 1, total_steps=run.state.total_steps, peak=4e-3
+        after["step"] - 1,
+        total_steps=run.state.total_steps,
+        peak=run.config.learning_rate,
     )
     assert after["learning_rate"] == pytest.approx(expected / 2, rel=1e-5)
     assert all(np.isfinite(rates))
