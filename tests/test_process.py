@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -283,6 +284,78 @@ def test_killed_runs_lose_no_checkpoint_and_end_bit_identical(workplace):
         for name in ("whole", "killed")
     ]
     assert steps[0] == steps[1]
+
+
+# --- threads and reproducibility ------------------------------------------------
+
+PARTS = ["--units", "6", "--seq-length", "9", "--batch-size", "16", "--sample-every", "0"]
+
+
+def newest(model: str):
+    (*_, info) = list_checkpoints(Path("checkpoints") / model)
+    return load_checkpoint(info)
+
+
+@tf
+def test_the_same_command_gives_the_same_weights_in_another_process(workplace):
+    """To the last bit, with two parts side by side and both kinds of dropout."""
+    options = ["--epochs", "8", "--threads", "2", "--dropout", "0.4", "-q"]
+    for name in ("one", "two"):
+        done = charlstm("train", "king.txt", *PARTS, *options, "--model", name)
+        assert done.returncode == 0, done.stderr
+    one, two = newest("one"), newest("two")
+    assert one.config["training"]["threads"] == 2
+    for name, weights in one.weights.items():
+        np.testing.assert_array_equal(two.weights[name], weights, err_msg=name)
+
+
+@tf
+def test_one_thread_and_two_learn_the_same(workplace):
+    """The parts of a batch change the order of sums and nothing else."""
+    options = ["--epochs", "2", "--dropout", "0", "-q"]
+    for n in ("1", "2"):
+        done = charlstm("train", "king.txt", *PARTS, *options, "--threads", n, "--model", n)
+        assert done.returncode == 0, done.stderr
+    one, two = newest("1"), newest("2")
+    for name, weights in one.weights.items():
+        np.testing.assert_allclose(two.weights[name], weights, atol=1e-4, err_msg=name)
+
+
+@tf
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
+def test_threads_follow_the_cores_that_the_process_may_use(workplace):
+    core = min(os.sched_getaffinity(0))
+    done = charlstm(
+        "train", "king.txt", *PARTS, "--epochs", "0.5", "-q",
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert newest("king").config["training"]["threads"] == 1
+
+
+@tf
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
+def test_memory_while_training_does_not_grow_with_the_text(workplace):
+    """Anonymous resident memory: the pages of the prepared text do not count."""
+    peaks = {}
+    for copies in (100, 20_000):  # 0.2 MB, 46 MB
+        Path("text.txt").write_text(TINY_TEXT * copies, encoding="utf-8")
+        done = charlstm("prepare", "text.txt")
+        assert done.returncode == 0, done.stderr
+        process = start(
+            "train", "text.txt", *PARTS, "--minutes", "0.2", "--overwrite", "--json", "-q"
+        )
+        seen = []
+        while process.poll() is None:
+            with contextlib.suppress(OSError, IndexError):
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                seen.append(int(status.split("RssAnon:")[1].split()[0]))  # kB
+            time.sleep(0.05)
+        _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+        peaks[copies] = max(seen)
+    assert peaks[20_000] < 1.1 * peaks[100]
 
 
 def test_a_killed_prepare_leaves_nothing_half_made(tmp_path):
