@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from charlstm import __version__
+from charlstm.config import TrainingConfig
 from charlstm.errors import CharlstmError, printable
 
 if TYPE_CHECKING:
@@ -332,7 +333,8 @@ class _StopRequest:
 @click.option(
     "--learning-rate",
     type=FiniteFloat(0, 10, min_open=True),
-    help="Adam's step size at its peak.  [default: 0.004; article: 0.001]",
+    help="Adam's step size at its peak.  "
+    f"[default: {TrainingConfig.learning_rate:g}, less after --from; article: 0.001]",
 )
 @_val_fraction_option
 @click.option(

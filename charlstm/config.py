@@ -25,7 +25,9 @@ ARTICLE_LEARNING_RATE = 1e-3
 ARTICLE_DROPOUT = 0.2
 _MIN_PART_ROWS = 8
 # What two cores of a laptop train in a second, about.
-_NOMINAL_CHARS_PER_SECOND = 20_000
+_NOMINAL_CHARS_PER_SECOND = 30_000
+# From how many characters on a model learns another text as fast as from nothing.
+_LARGE_TEXT = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -251,12 +253,31 @@ def adapted_dropout(epochs: float) -> tuple[float, float]:
     return round(0.2 + 0.3 * strength**2, 3), round(0.3 * strength**5, 3)
 
 
+def fine_tuning_learning_rate(n_train: int) -> float:
+    """Choose the peak learning rate of a run that begins with another model.
+
+    A small text at full speed is learned by heart before the rest is unlearned
+    (`docs/training.md`: measured at 13,500 characters); a large one teaches
+    more than the other model knows. Between them it grows with the square root.
+
+    Args:
+        n_train: Characters of the training part.
+
+    Returns:
+        A tenth of the default's up to 10,000 characters, all of it from a
+        million on.
+    """
+    share = math.sqrt(max(1, n_train) / _LARGE_TEXT)
+    return round(TrainingConfig.learning_rate * min(1.0, max(0.1, share)), 6)
+
+
 def recipe_defaults(
     recipe: RecipeName,
     *,
     n_train: int,
     epochs: float | None = None,
     minutes: float | None = None,
+    is_fine_tuning: bool = False,
 ) -> TrainingConfig:
     """Return a recipe's training choices for a corpus and a budget.
 
@@ -265,6 +286,7 @@ def recipe_defaults(
         n_train: Characters of the training part.
         epochs: Budget that was asked for, or None.
         minutes: Likewise.
+        is_fine_tuning: Whether it begins with another model's weights.
 
     Returns:
         The configuration, with the budget that was given; the article's 100
@@ -289,10 +311,14 @@ def recipe_defaults(
     dropout, recurrent_dropout = adapted_dropout(
         expected_epochs(n_train, epochs=epochs, minutes=minutes)
     )
+    learning_rate = TrainingConfig.learning_rate
+    if is_fine_tuning:
+        learning_rate = fine_tuning_learning_rate(n_train)
     return TrainingConfig(
         epochs=epochs,
         minutes=minutes,
         batch_size=rows,
         dropout=dropout,
         recurrent_dropout=recurrent_dropout,
+        learning_rate=learning_rate,
     )

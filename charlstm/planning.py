@@ -316,7 +316,11 @@ def _training_config(
     fields = {f.name for f in dataclasses.fields(TrainingConfig)}
     typed = {name: value for name, value in request.typed.items() if name in fields}
     defaults = recipe_defaults(
-        recipe, n_train=n_train, epochs=typed.get("epochs"), minutes=typed.get("minutes")
+        recipe,
+        n_train=n_train,
+        epochs=typed.get("epochs"),
+        minutes=typed.get("minutes"),
+        is_fine_tuning=request.start_from is not None,
     )
     if typed.get("dropout") == 0:  # who wants none means both
         typed.setdefault("recurrent_dropout", 0.0)

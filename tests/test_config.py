@@ -18,6 +18,7 @@ from charlstm.config import (
     check_int,
     default_training_characters,
     expected_epochs,
+    fine_tuning_learning_rate,
     recipe_defaults,
 )
 from charlstm.errors import ConfigError
@@ -284,14 +285,23 @@ def test_dropout_grows_with_the_logarithm_of_the_epochs() -> None:
 
 def test_the_budget_decides_how_often_a_text_is_read() -> None:
     assert expected_epochs(120_000, epochs=7.5, minutes=None) == 7.5
-    # 20,000 characters a second, nominally.
-    assert expected_epochs(120_000, epochs=None, minutes=3) == 30
+    # 30,000 characters a second, nominally.
+    assert expected_epochs(120_000, epochs=None, minutes=3) == 45
     assert expected_epochs(120_000, epochs=8, minutes=3) == 8
     assert expected_epochs(90_000, epochs=None, minutes=None) == pytest.approx(55.6, abs=0.1)
     short = recipe_defaults("default", n_train=1_000_000, minutes=1)
     long = recipe_defaults("default", n_train=1_000_000, minutes=60)
     assert short.recurrent_dropout == 0
     assert short.dropout < long.dropout == 0.5
+
+
+def test_a_small_text_after_another_is_learned_slowly() -> None:
+    fresh = recipe_defaults("default", n_train=13_500)
+    tuned = recipe_defaults("default", n_train=13_500, is_fine_tuning=True)
+    assert tuned.learning_rate == pytest.approx(0.116 * fresh.learning_rate, rel=0.01)
+    assert dataclasses.replace(tuned, learning_rate=fresh.learning_rate) == fresh
+    rates = [fine_tuning_learning_rate(n) for n in (0, 9_000, 10_000, 250_000, 10**6, 10**9)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 5e-3, 1e-2, 1e-2])
 
 
 def test_training_grows_with_the_square_root_of_the_text_up_to_a_cap() -> None:
