@@ -276,10 +276,11 @@ def test_a_text_read_more_often_gets_more_of_both_dropouts(epochs: list[float]) 
 
 
 def test_dropout_grows_with_the_logarithm_of_the_epochs() -> None:
-    assert adapted_dropout(1) == (0, 0)
-    assert adapted_dropout(3) == (0.2, 0)
-    # The geometric middle of 3 and 40: half the way, squared; to the fifth for the other.
-    assert adapted_dropout(math.sqrt(120)) == (0.275, 0.009)
+    assert adapted_dropout(0.1) == adapted_dropout(2.5) == (0, 0)
+    # The geometric middle of 2.5 and 40 is half the way.
+    assert adapted_dropout(10) == (round(0.5 * 0.5**0.8, 2), round(0.3 * 0.5**2.5, 2))
+    assert adapted_dropout(8) == (0.25, 0.03)
+    assert adapted_dropout(20) == (0.4, 0.15)
     assert adapted_dropout(40) == adapted_dropout(1_000) == (0.5, 0.3)
 
 
