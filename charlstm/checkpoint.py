@@ -677,14 +677,27 @@ def write_checkpoint(
     return info
 
 
+def drop_later_checkpoints(model: Path, *, step: int) -> None:
+    """Remove the checkpoints after a step to which training went back.
+
+    Args:
+        model: The model's folder, whose lock the caller holds.
+        step: The last one that stays.
+    """
+    _remove(model, [info for info in list_checkpoints(model) if info.step > step])
+
+
 def _retire(model: Path, *, keep: Path) -> None:
     checkpoints = list_checkpoints(model)
     kept = {info.path for info in checkpoints[-KEEP_LAST:]}
     kept |= {best_checkpoint(checkpoints).path, keep}
+    _remove(model, [info for info in checkpoints if info.path not in kept])
+
+
+def _remove(model: Path, checkpoints: list[CheckpointInfo]) -> None:
     for info in checkpoints:
-        if info.path not in kept:
-            # Out of sight first: a kill half-way must not leave half a checkpoint.
-            info.path.replace(Path(tempfile.mkdtemp(prefix=".step-", dir=model)) / "retired")
+        # Out of sight first: a kill half-way must not leave half a checkpoint.
+        info.path.replace(Path(tempfile.mkdtemp(prefix=".step-", dir=model)) / "retired")
     for entry in model.iterdir():
         if _is_leftover(entry):
             shutil.rmtree(entry)

@@ -12,8 +12,9 @@ fraction of its time. Where the time goes, and what is done about it:
   after it.
 * What depends on the weights alone (`packed_weights`) is done once for all
   parts that a batch is cut into.
-* The kernel's registered gradient is not used: it is silently wrong, because
-  it ignores the gradient of the final states and cuts the first one.
+* The gradient that TensorFlow registers for the kernel is not used: it is that
+  of the kernel's first version, which packs the gates as i, g, f, o, and so
+  silently wrong for this one.
 
 With N rows, T time steps, F features and U units the layer keeps 7·T·N·U
 floats for the backward pass. It works time-major, so that a time step is a
@@ -273,7 +274,7 @@ def _lstm(
         )
 
     def gradient(d_outputs: tf.Tensor, d_h: tf.Tensor, d_c: tf.Tensor) -> tuple[Any, ...]:
-        """Go back in time (Werbos, 1990; equations in the class's references)."""
+        """Go back in time, then take the weight gradients of all time steps at once."""
         n_features = tf.shape(x)[2]
         d_z, d_h, d_c = _back_through_time(tuple(block), back, c, d_outputs, d_h, d_c)
         h_before = tf.concat([h[None], block.h[:-1]], axis=0)
@@ -299,6 +300,18 @@ def _back_through_time(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Carry the error from the last time step to the first.
 
+    With δ for the gradient of the loss, ∘ for the element-wise product, z as in
+    `_lstm` and R the recurrent kernel, for t = T … 1:
+
+        δh_t = δoutput_t + δz_{t+1}·Rᵀ
+        δc_t = δh_t ∘ o ∘ (1 - tanh²(c_t)) + f_{t+1} ∘ δc_{t+1}
+        δz_o = δh_t ∘ tanh(c_t) ∘ o ∘ (1 - o)
+        δz_f = δc_t ∘ c_{t-1} ∘ f ∘ (1 - f)
+        δz_i = δc_t ∘ g ∘ i ∘ (1 - i)
+        δz_g = δc_t ∘ i ∘ (1 - g²)
+
+    beginning with the errors of the last states in place of those from t + 1.
+
     Args:
         block: What the forward kernel kept: i, cs, f, o, ci, co, h, each
             `(T, N, U)`.
@@ -311,6 +324,10 @@ def _back_through_time(
     Returns:
         Errors of the pre-activations `(T·N, 4U)`, packed i, g, f, o, and of
         the first hidden and cell state.
+
+    References:
+        Werbos, 1990 (back-propagation through time); Graves & Schmidhuber,
+        2005, appendix A (all of it for LSTM).
     """
     n_steps, units = d_outputs.shape[0], c.shape[1]
     i, cs, f, o, ci, co, _, d_out = (

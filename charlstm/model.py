@@ -292,7 +292,7 @@ def named_variables(model: keras.Model) -> dict[str, keras.Variable]:
 def _weight_layers(model: keras.Model) -> Sequence[keras.Layer]:
     if isinstance(model, StreamLSTM):
         return [*model.lstms, model.dense]
-    return [layer for layer in model.layers if layer.weights and layer.name != "dropout"]
+    return [layer for layer in model.layers if layer.weights]
 
 
 def get_weights(model: keras.Model) -> Arrays:

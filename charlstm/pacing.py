@@ -10,14 +10,12 @@ from collections.abc import Callable
 
 EVALUATIONS_IN_A_RUN = 20
 MAX_EVALUATION_SHARE = 0.05  # of a time budget, saving included
-# The speed is known after this many seconds of steps.
-_SPEED_SECONDS = 2.0
+# The speed is known after this many seconds of steps, or this share of a budget.
+_SPEED_SECONDS, _SPEED_SHARE = 2.0, 0.05
 # Kept free at the end of a time budget for the last evaluation and checkpoint.
 _LAST_SECONDS = 1.0
-# Of the time left, for evaluations whose cost is not known yet.
-_GUESSED_SHARE_OF_STEPS = 0.9
 # The speed of the machine may change; a plan that is off by more is made anew.
-_PLAN_TOLERANCE = 0.05
+PLAN_TOLERANCE = 0.05
 _LOOKS_IN_A_RUN = 20
 # Fewer say nothing about the speed.
 _FEW_STEPS = 5
@@ -25,15 +23,15 @@ _FEW_STEPS = 5
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """How many steps are still to come, and how they are evaluated.
+    """Where a run ends, and how it is evaluated until then.
 
     Attributes:
-        steps: Optimizer steps.
+        total_steps: Optimizer steps, those done included.
         eval_every: Steps between evaluations; None to leave it as it is.
-        is_final: Whether the cost of an evaluation is known.
+        is_final: Whether it waits for nothing more.
     """
 
-    steps: int
+    total_steps: int
     eval_every: int | None
     is_final: bool
 
@@ -46,6 +44,9 @@ class Pace:
         started: When the run began, by `read`.
         earlier: Seconds of the run's earlier sessions.
         budget: Seconds for the whole run; None for no limit.
+        tolerance: By what share the end of a final plan may be off before
+            another is made.
+        slack: What share of the budget a final plan may take beyond it.
     """
 
     def __init__(
@@ -55,10 +56,14 @@ class Pace:
         started: float,
         earlier: float = 0.0,
         budget: float | None = None,
+        tolerance: float = PLAN_TOLERANCE,
+        slack: float = 0.0,
     ) -> None:
         """Start with nothing known."""
         self.read = read
         self.budget = budget
+        self._tolerance = tolerance
+        self._slack = slack
         self._started = started
         self._earlier = earlier
         self._step_seconds = 0.0
@@ -78,6 +83,11 @@ class Pace:
     def seconds_left(self) -> float | None:
         """What is left of the budget, at least 0; None without one."""
         return None if self.budget is None else max(0.0, self.budget - self.seconds)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is used up."""
+        return self.budget is not None and self.seconds >= self.budget * (1 + self._slack)
 
     def count_step(self, seconds: float, characters: int, *, step: int) -> None:
         """Take note of a step.
@@ -112,6 +122,14 @@ class Pace:
         """
         self._marked_at += seconds
 
+    def go_back(self, step: int) -> None:
+        """Take note that the run goes on from an earlier step.
+
+        Args:
+            step: Steps done, as it is now.
+        """
+        self._marked_at, self._marked_step = self.seconds, step
+
     def _mark(self, step: int) -> None:
         """Look at the speed from here on, because a machine's changes."""
         self._last_a_step = self.seconds_a_step_in_all(step)
@@ -120,7 +138,10 @@ class Pace:
     @property
     def is_known(self) -> bool:
         """Whether there were steps enough to tell the speed."""
-        return self._n_steps >= 2 and self._step_seconds >= _SPEED_SECONDS
+        enough = _SPEED_SECONDS
+        if self.budget is not None:
+            enough = min(enough, _SPEED_SHARE * self.budget)
+        return self._n_steps >= 2 and self._step_seconds >= enough
 
     @property
     def characters_per_second(self) -> float:
@@ -169,19 +190,24 @@ class Pace:
         planned: int | None,
         eval_every: int | None,
         is_final: bool,
+        asked: int | None,
+        guessed_evaluation: float,
         last_seconds: float,
     ) -> StepPlan | None:
         """Fit the steps to the time that is left; to be asked after each step.
 
         A first plan is made when the speed is known, and the final one after
         the first evaluation, whose cost is then known too. That one stands,
-        unless the machine changes its speed by more than a few per cent.
+        unless the machine changes its speed by more than the tolerance.
 
         Args:
             step: Steps done.
-            planned: Where the plan so far ends; None if there is none.
-            eval_every: Its steps between evaluations; None if there is none.
+            planned: Where the plan by time so far ends; None if there is none.
+            eval_every: Steps between evaluations; None if not planned.
             is_final: Whether it is the final one.
+            asked: More steps than these are not wanted; None for no limit.
+            guessed_evaluation: Seconds that an evaluation and a checkpoint
+                take, as long as there was none.
             last_seconds: What the run does after its last step, beyond an
                 evaluation and a checkpoint.
 
@@ -190,27 +216,39 @@ class Pace:
         """
         if self.budget is None or not self.is_known:
             return None
-        left = self.budget - self.seconds
-        if planned is None:
-            steps = max(1, int(left * _GUESSED_SHARE_OF_STEPS / self.seconds_a_step))
-            return StepPlan(steps, None, is_final=False)
-        cost = self._evaluation_seconds
-        if cost is None:
+        is_measured = self._evaluation_seconds is not None
+        if planned is not None and not is_final and not is_measured:
             return None
-        left -= max(_LAST_SECONDS, 1.5 * cost) + last_seconds
-        if is_final:
-            if step - self._marked_step < planned / _LOOKS_IN_A_RUN:
-                return None
+        if (
+            planned is not None
+            and is_final
+            and step - self._marked_step < planned / _LOOKS_IN_A_RUN
+        ):
+            return None
+        cost = guessed_evaluation
+        if self._evaluation_seconds is not None:
+            cost = self._evaluation_seconds
+        left = self.budget - self.seconds - max(_LAST_SECONDS, 1.5 * cost) - last_seconds
+        a_step = self.seconds_a_step_in_all(step) or self.seconds_a_step
+        if asked is not None:
+            evaluating = cost * EVALUATIONS_IN_A_RUN
+            if eval_every:
+                evaluating = cost * (asked - step) / eval_every
+            if (asked - step) * a_step + evaluating <= left:
+                self._mark(step)
+                return None if is_final and planned == asked else StepPlan(asked, None, True)
+        if is_final and planned is not None:
             evaluating = cost / eval_every if eval_every else 0.0
-            steps = max(1, int(left / (self.seconds_a_step_in_all(step) + evaluating)))
+            total = step + max(0, int(left / (a_step + evaluating)))
+            total = total if asked is None else min(asked, total)
             self._mark(step)
-            off = abs(steps - (planned - step))
-            if off <= _PLAN_TOLERANCE * (planned - step + step * 0.2):
-                return None
-            return StepPlan(steps, None, is_final=True)
+            is_near = abs(total - planned) <= self._tolerance * (planned - 0.8 * step)
+            return None if is_near else StepPlan(total, None, True)
         # As many evaluations as take a small share of the time.
-        share = MAX_EVALUATION_SHARE * left
-        n_evaluations = max(1, min(EVALUATIONS_IN_A_RUN, int(share / max(cost, 1e-9))))
-        steps = max(1, int((left - n_evaluations * cost) / self.seconds_a_step))
+        share = MAX_EVALUATION_SHARE * max(0.0, left)
+        n_evaluations = min(EVALUATIONS_IN_A_RUN, int(share / max(cost, 1e-9)))
+        steps = max(0, int((left - n_evaluations * cost) / a_step))
+        total = step + steps if asked is None else min(asked, step + steps)
         self._mark(step)
-        return StepPlan(steps, max(1, steps // n_evaluations), is_final=True)
+        every = max(1, (total - step) // n_evaluations) if n_evaluations else total
+        return StepPlan(total, every, is_final=is_measured or n_evaluations == 0)

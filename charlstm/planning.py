@@ -53,6 +53,7 @@ SMALL_TEXT = 15_000  # characters to train on
 _NETWORK_OPTIONS = ("units", "layers", "seq_length")
 # What a resumed run may change; all else would make it another run.
 RESUMABLE_OPTIONS = ("epochs", "minutes", "patience")
+_BUDGETS = frozenset({"epochs", "minutes"})
 _OPTIONS_OF_TEXT = ("lowercase", "encoding", "normalize", "keep_boilerplate")
 
 
@@ -351,6 +352,8 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
     network = checkpoint.network
     _refuse_changes(request, config, network, checkpoint.text_options)
     allowed = {k: v for k, v in request.typed.items() if k in RESUMABLE_OPTIONS}
+    if len(_BUDGETS & allowed.keys()) == 1:  # one alone takes the place of both
+        allowed = dict.fromkeys(_BUDGETS) | allowed
     config = dataclasses.replace(config, **allowed)
     is_text = source is not None and not source.is_dir()
     if is_text or (request.corpus == "-" and not _is_stored(about)):

@@ -29,6 +29,7 @@ from charlstm.checkpoint import (
     append_log,
     best_checkpoint,
     clear_model,
+    drop_later_checkpoints,
     list_checkpoints,
     load_checkpoint,
     load_training_state,
@@ -46,7 +47,7 @@ from charlstm.generation import (
     write_ids,
 )
 from charlstm.model import get_weights, set_weights, transfer_weights
-from charlstm.pacing import EVALUATIONS_IN_A_RUN, Pace
+from charlstm.pacing import EVALUATIONS_IN_A_RUN, PLAN_TOLERANCE, Pace
 from charlstm.progress import Progress, Reporter
 from charlstm.trainers import TrainerState, make_trainer
 
@@ -54,6 +55,8 @@ Stopped = Literal["epochs", "minutes", "early", "interrupted"]
 
 CHECKPOINT_SECONDS = 60.0
 WORTH_TELLING_SECONDS = 5.0  # of a new plan
+# The promise to go on exactly is worth more than a few minutes.
+KEPT_PLAN_TOLERANCE = 0.25
 MAX_TRAINING_EVALUATION = 200_000
 MAX_FINAL_EVALUATION = 1_000_000
 N_SEED_WINDOWS = 100
@@ -75,7 +78,9 @@ class TrainingResult:
         seconds: Wall time since the process started.
         chars_per_second: Of the training steps after the first, in this
             session; 0 if there was none.
-        train_loss: Nats/char since the last evaluation but one, or None.
+        train_loss: Nats/char since the last evaluation but one, or None; with
+            dropout and over changing weights, so not to be compared with
+            `val_loss`.
         val_loss: Last validation loss, or None.
         best_val_loss: That of the best checkpoint, over the whole tail.
         best_step: The best checkpoint's step; None if nothing was saved.
@@ -161,12 +166,20 @@ class Run:
         self.keeps_plan = False
         if resume_from is not None:
             self._restore(resume_from)
-        # A stored plan is finished as it was made: starting again costs it no steps.
         self.process_started = clock() if started is None else started
+        # A stored plan is finished as it was made: starting again costs it no
+        # steps, and it is given up only on a machine of quite another speed.
         if started is None or self.keeps_plan:
             started = clock()
-        budget = None if config.minutes is None else config.minutes * 60
-        self.pace = Pace(clock, started=started, earlier=self.state.seconds, budget=budget)
+        self.pace = Pace(
+            clock,
+            started=started,
+            earlier=self.state.seconds,
+            budget=None if config.minutes is None else config.minutes * 60,
+            tolerance=KEPT_PLAN_TOLERANCE if self.keeps_plan else PLAN_TOLERANCE,
+            slack=PLAN_TOLERANCE if self.keeps_plan else 0.0,
+        )
+        self.is_planned_by_time = self.keeps_plan
         self.replaces_old = False
         self.held_records: list[tuple[str, dict[str, Any]]] = []
         self._set_plan_by_steps()
@@ -198,11 +211,17 @@ class Run:
         return max(1, round(characters / self.trainer.batches.characters_per_step))
 
     def _set_plan_by_steps(self) -> None:
-        """Plan what is bounded by steps alone; a time budget waits for the speed."""
-        if self.config.minutes is None:
-            assert self._steps_asked is not None
-            if self.state.total_steps != self._steps_asked:
-                self._plan(self._steps_asked)
+        """Plan what is bounded by steps; a time budget waits for the speed."""
+        state, asked = self.state, self._steps_asked
+        if self.keeps_plan:
+            return
+        if asked is not None and state.total_steps != asked:
+            self._plan(asked)
+        elif self.config.minutes is not None and state.step and state.seconds:
+            # Going on with another budget: until the speed is known, as if it
+            # were what it has been, so that the learning rate makes no leap.
+            share = state.seconds / (self.config.minutes * 60)
+            self._plan(max(state.step, round(state.step / share)))
 
     def _plan(self, total_steps: int) -> None:
         asked = self._steps_asked
@@ -219,32 +238,34 @@ class Run:
         The final plan is stored and kept, by a resumed session too.
         """
         state = self.state
-        if self.keeps_plan:
-            return
+        n_val = len(self.val_ids)
+        n_more = max(0, min(n_val, MAX_FINAL_EVALUATION) - MAX_TRAINING_EVALUATION)
         plan = self.pace.plan(
             step=state.step,
-            planned=state.total_steps,
+            planned=state.total_steps if self.is_planned_by_time else None,
             eval_every=state.eval_every,
             is_final=state.is_plan_final,
-            last_seconds=self._final_seconds(),
+            asked=self._steps_asked,
+            guessed_evaluation=self._guess_evaluation(min(n_val, MAX_TRAINING_EVALUATION)),
+            last_seconds=self._guess_evaluation(n_more),
         )
         if plan is None:
             return
         if state.is_plan_final:
-            off = abs(state.step + plan.steps - (state.total_steps or 0))
+            off = abs(plan.total_steps - (state.total_steps or 0))
             if off * self.pace.seconds_a_step_in_all(state.step) > WORTH_TELLING_SECONDS:
                 self.reporter.note(
-                    f"the machine's speed changed: {state.step + plan.steps:,} steps fit the "
+                    f"the machine's speed changed: {plan.total_steps:,} steps fit the "
                     f"time, not {state.total_steps:,}"
                 )
+        self.is_planned_by_time = True
         state.is_plan_final = plan.is_final
         state.eval_every = plan.eval_every or state.eval_every
-        self._plan(state.step + plan.steps)
+        self._plan(plan.total_steps)
 
-    def _final_seconds(self) -> float:
-        """Guess what the evaluation of a long tail adds at the end."""
-        more = max(0, min(len(self.val_ids), MAX_FINAL_EVALUATION) - MAX_TRAINING_EVALUATION)
-        return more / 2 * self.pace.seconds_a_step / self.trainer.batches.characters_per_step
+    def _guess_evaluation(self, n_chars: int) -> float:
+        """Guess the seconds that an evaluation takes: less than half of training on it."""
+        return 0.4 * n_chars * self.pace.seconds_a_step / self.trainer.batches.characters_per_step
 
     # -- the loop --------------------------------------------------------------
 
@@ -287,6 +308,7 @@ class Run:
                 tracing = self._evaluate()
                 self._save()
                 self.pace.count_evaluation(self.pace.seconds - before - tracing)
+                self._plan_by_time()
             elif self.pace.read() - self.last_save > CHECKPOINT_SECONDS:
                 self._save()
             self._maybe_sample()
@@ -300,7 +322,7 @@ class Run:
         if state.total_steps is not None and state.step >= state.total_steps:
             is_by_epochs = self._steps_asked is not None and state.step >= self._steps_asked
             return "epochs" if is_by_epochs else "minutes"
-        if self.pace.seconds_left == 0:
+        if self.pace.is_over and state.step:  # one step at least, to have a model
             return "minutes"
         if config.patience and state.stale_evaluations >= config.patience:
             return "early"
@@ -396,8 +418,14 @@ class Run:
         state, weights, arrays = self.good
         self.trainer.restore(weights, arrays)
         self.state = dataclasses.replace(state, n_failures=failed.n_failures + 1)
-        self.saved_step = None
+        self.pace.go_back(state.step)
         truncate_logs(self.model, step=state.step)
+        self.saved_step = None
+        if not self.replaces_old:
+            # What was saved on the way to the failure must not be gone on from.
+            if state.step:
+                self._save()
+            drop_later_checkpoints(self.model, step=state.step)
         self.reporter.note(
             f"the loss is not finite at step {failed.step + 1:,}: going on from step "
             f"{state.step:,} with half the learning rate"
@@ -524,7 +552,7 @@ class Run:
         if any(stored[name] != getattr(self.config, name) for name in ("epochs", "minutes")):
             # Another budget: the decay is planned anew from this step, and a
             # run that had stopped early gets another chance.
-            self.state.total_steps = None
+            self.state.total_steps = self.state.eval_every = None
             self.state.is_plan_final = False
             self.state.stale_evaluations = 0
         self.keeps_plan = self.state.is_plan_final

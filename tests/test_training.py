@@ -245,6 +245,14 @@ def test_more_epochs_go_on_and_plan_the_decay_anew(training, trainers, corpus, t
     assert result.stopped == "epochs"
 
 
+def test_many_more_epochs_are_evaluated_as_seldom_as_a_fresh_run(training, corpus, tmp_path):
+    model = folder(tmp_path, "m")
+    make(training, corpus, model, epochs=0.1).run()
+    more = make(training, corpus, model, epochs=10, resume_from=list_checkpoints(model)[-1])
+    fresh = make(training, corpus, folder(tmp_path, "fresh"), epochs=10)
+    assert more.state.eval_every == pytest.approx(fresh.state.eval_every, rel=0.05)
+
+
 # --- how a run ends -----------------------------------------------------------------
 
 
@@ -289,6 +297,50 @@ def test_half_the_minutes_give_a_finished_schedule_too(training, corpus, tmp_pat
     result = run.run()
     assert result.steps == run.state.total_steps
     assert 0.9 * 60 < result.seconds <= 60 * 1.01
+
+
+def test_epochs_that_fit_the_minutes_are_planned_from_the_first_step(training, corpus, tmp_path):
+    """And are the run that has no minutes, to the last evaluation."""
+    both, alone = folder(tmp_path, "both"), folder(tmp_path, "alone")
+    reporter = Notes()
+    result = make(
+        training, corpus, both, epochs=2, minutes=30, clock=Clock(0.05), started=0.0,
+        reporter=reporter,
+    ).run()  # fmt: skip
+    make(training, corpus, alone, epochs=2).run()
+    assert result.stopped == "epochs"
+    assert history(both) == history(alone)
+    assert not any("speed changed" in note for note in reporter.notes)
+
+
+def test_more_minutes_go_on_without_a_leap_of_the_learning_rate(training, corpus, tmp_path):
+    model = folder(tmp_path, "m")
+    options = {"clock": Clock(0.05), "started": 0.0}
+    make(training, corpus, model, minutes=1, **options).run()
+    info = list_checkpoints(model)[-1]
+    options = {"clock": Clock(0.05), "started": 0.0}
+    more = make(training, corpus, model, minutes=1.25, resume_from=info, **options)
+    assert more.state.total_steps == pytest.approx(1.25 * info.step, rel=0.05)
+    rates = []
+    take_step = more.trainer.train_step
+
+    def noted(state):
+        loss = take_step(state)
+        rates.append(float(more.trainer.optimizer.learning_rate.numpy()))
+        return loss
+
+    more.trainer.train_step = noted
+    more.run()
+    assert max(rates) < 0.2 * more.config.learning_rate
+    assert rates[-1] < 0.02 * more.config.learning_rate
+
+
+def test_a_budget_of_no_time_at_all_gives_a_model(training, corpus, tmp_path):
+    model = folder(tmp_path, "m")
+    result = make(training, corpus, model, minutes=0.01, clock=Clock(0.05), started=-5.0).run()
+    assert result.stopped == "minutes"
+    assert result.steps == 1
+    assert [info.step for info in list_checkpoints(model)] == [1]
 
 
 def test_a_machine_that_slows_down_is_planned_for(training, corpus, tmp_path):
@@ -406,6 +458,33 @@ def test_a_loss_that_stays_not_finite_stops_with_the_checkpoint_kept(
     assert error.value.exit_code == 1
     (*_, info) = list_checkpoints(model)
     assert all(np.isfinite(w).all() for w in load_checkpoint(info).weights.values())
+
+
+def test_going_back_drops_what_was_saved_on_the_way_to_the_failure(
+    training, corpus, tmp_path, monkeypatch
+):
+    """Else a resumed run would go on from there, at the full learning rate."""
+    model = folder(tmp_path, "m")
+    run = make(training, corpus, model, epochs=2)
+    good = 5 * run.state.eval_every
+    real, saved = run.trainer.train_step, []
+
+    def step(state):
+        if state.step == good + 1 and not saved:
+            run.last_save = -math.inf  # as if a minute had gone
+        if state.step == good + 3 and not saved:
+            saved.extend(info.step for info in list_checkpoints(model))
+            return math.nan, 45
+        return real(state)
+
+    monkeypatch.setattr(run.trainer, "train_step", step)
+    run.should_stop = lambda: bool(saved)
+    result = run.run()
+    assert saved[-1] == good + 2
+    assert result.stopped == "interrupted"
+    (*_, info) = list_checkpoints(model)
+    assert info.step == result.steps == good + 1  # one step further, it was asked to stop
+    assert load_training_state(info).trainer["n_failures"] == 1
 
 
 def test_the_printed_loss_is_what_evaluate_gives(training, corpus, tmp_path):
