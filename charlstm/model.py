@@ -22,8 +22,8 @@ from charlstm.vocabulary import Vocabulary
 
 # One (hidden state h, cell state c) pair a layer, each (batch, units) float32.
 States = list[tuple[tf.Tensor, tf.Tensor]]
-# One a layer; None where stock Keras runs it.
-Weights = list[PackedWeights | None]
+# One a layer; where stock Keras runs it, a masked recurrent kernel or None.
+Weights = list[PackedWeights | tf.Tensor | None]
 # Masks on weights are drawn under this number, those of a part under its own.
 _WHOLE_BATCH = 4095
 
@@ -131,15 +131,15 @@ class StreamLSTM(keras.Model):
         Returns:
             One entry a layer, for `call`.
         """
-        if self.has_gpu:
-            return [None] * len(self.lstms)
         if not training or self.recurrent_rate == 0:
-            return [lstm.pack_weights() for lstm in self.lstms]
+            return [None if self.has_gpu else lstm.pack_weights() for lstm in self.lstms]
         packed: Weights = []
         for n, lstm in enumerate(self.lstms):
             seed = self._mask_seed(step, layer=n, part=_WHOLE_BATCH)
-            mask = _dropout_mask(lstm.recurrent_kernel, self.recurrent_rate, seed)
-            packed.append(lstm.pack_weights(recurrent_mask=mask))
+            kernel = tf.convert_to_tensor(getattr(lstm, "cell", lstm).recurrent_kernel)
+            mask = _dropout_mask(kernel, self.recurrent_rate, seed)
+            is_stock = self.has_gpu
+            packed.append(kernel * mask if is_stock else lstm.pack_weights(recurrent_mask=mask))
         return packed
 
     def _mask_seed(self, step: tf.Tensor | int, *, layer: int, part: int) -> tf.Tensor:
@@ -152,7 +152,7 @@ class StreamLSTM(keras.Model):
         x: tf.Tensor,
         h: tf.Tensor,
         c: tf.Tensor,
-        weights: PackedWeights | None,
+        weights: PackedWeights | tf.Tensor | None,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         if not self.has_gpu:
             outputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = lstm(x, h, c, weights)
@@ -160,7 +160,13 @@ class StreamLSTM(keras.Model):
         # Stock Keras is batch-major.
         if x.dtype.is_integer:
             x = tf.one_hot(x, self.network.vocabulary_size)
-        x, h, c = lstm(tf.transpose(x, [1, 0, 2]), initial_state=[h, c])
+        x = tf.transpose(x, [1, 0, 2])
+        if weights is None:
+            x, h, c = lstm(x, initial_state=[h, c])
+        else:
+            trainable = [lstm.cell.kernel, weights, lstm.cell.bias]
+            others = lstm.non_trainable_variables
+            (x, h, c), _ = lstm.stateless_call(trainable, others, x, initial_state=[h, c])
         return tf.transpose(x, [1, 0, 2]), h, c
 
     def zero_states(self, batch: tf.Tensor | int) -> States:

@@ -190,7 +190,7 @@ class Trainer(abc.ABC):
         }
 
     def _state_variables(self) -> dict[str, keras.Variable]:
-        """Name the optimizer's variables and the dropout generators' states."""
+        """Name the optimizer's variables."""
         names = ["iteration", "learning_rate"]
         for weight in named_variables(self.model):
             names += [f"{weight}/momentum", f"{weight}/velocity"]
@@ -200,8 +200,6 @@ class Trainer(abc.ABC):
         }
         # Keras's own order is relied on, so a change of it must not pass unseen.
         assert all(v.name.endswith(n.rsplit("/")[-1]) for n, v in variables.items())
-        for n, variable in enumerate(self.model.non_trainable_variables):
-            variables[f"generator/{n}"] = variable
         return variables
 
     def restore(self, weights: Arrays, arrays: Arrays) -> None:
@@ -401,6 +399,13 @@ class ArticleTrainer(Trainer):
         gradients = tape.gradient(loss, variables)
         self.optimizer.apply(gradients, variables)
         return _loss_of_finite_step(loss, tf.linalg.global_norm(gradients))
+
+    def _state_variables(self) -> dict[str, keras.Variable]:
+        """Add the states of Keras's dropout generators."""
+        variables = super()._state_variables()
+        for n, variable in enumerate(self.model.non_trainable_variables):
+            variables[f"generator/{n}"] = variable
+        return variables
 
     def train_step(self, state: TrainerState) -> tuple[float, int]:
         """Take one step on the next batch of shuffled windows."""

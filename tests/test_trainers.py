@@ -143,3 +143,26 @@ def test_the_state_is_carried_within_an_epoch_and_begins_anew_with_the_next(trai
     assert loss == pytest.approx(loss_of(per_epoch, zero), rel=1e-6)
     # What the trainer itself does with leftover states at the start of an epoch:
     assert loss == pytest.approx(loss_of(per_epoch, carried), rel=1e-6)
+
+
+def test_the_network_of_a_gpu_takes_the_same_steps(trainers, monkeypatch):
+    """With stock Keras layers, here on the CPU; either goes on from the other's state."""
+    import tensorflow as tf
+
+    from charlstm.model import get_weights
+
+    options = {"dropout": 0.3, "recurrent_dropout": 0.5}
+    ours = make(trainers, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
+        theirs = make(trainers, **options)
+    for lstm in theirs.model.lstms:
+        lstm.use_cudnn = False  # there is none here
+    assert theirs.model.has_gpu
+    assert not ours.model.has_gpu
+    assert steps_of(trainers, theirs, 1) == pytest.approx(steps_of(trainers, ours, 1), rel=1e-5)
+    theirs.restore(get_weights(ours.model), ours.arrays())
+    for step in (1, 2):
+        loss = steps_of(trainers, ours, 1, first=step)
+        assert steps_of(trainers, theirs, 1, first=step) == pytest.approx(loss, rel=1e-5)
+    ours.restore(get_weights(theirs.model), theirs.arrays())
