@@ -214,7 +214,9 @@ def command_first_step() -> float:
     command = [sys.executable, "-m", "charlstm", "train", "macbeth.txt", "--epochs", "1"]
     with tempfile.TemporaryDirectory() as folder:
         started = time.time()
-        with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as child:
+        with subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as child:
             assert child.stderr is not None
             for line in child.stderr:
                 if re.search(r"\bstep 1\b", line):

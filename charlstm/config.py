@@ -108,7 +108,7 @@ class TrainingConfig:
     batch_size: int = 32
     dropout: float = 0.3
     recurrent_dropout: float = 0.0
-    learning_rate: float = 1e-2
+    learning_rate: float = 8e-3
     clip_norm: float | None = 0.25
     val_fraction: float = VAL_FRACTION
     patience: int = 10

@@ -33,7 +33,7 @@ from charlstm.model import (
 )
 from charlstm.scoring import score_ids
 
-WARM_UP_STEPS = 50
+WARM_UP_STEPS = 200
 FINAL_LEARNING_RATE = 0.01  # share of the peak
 _EVALUATION_CHUNK = 100
 
@@ -79,12 +79,15 @@ class TrainerState:
 
 
 def learning_rate_at(step: int, *, total_steps: int | None, peak: float) -> float:
-    """Warm up linearly, then decay by half a cosine to 1% of the peak.
+    """Warm up linearly while decaying by half a cosine to 1% of the peak.
+
+    The rise is as slow in a short run, which then stays below the peak: where
+    it was four times as fast, one run in seven without dropout ended with cell
+    states that grew without bound in the first steps, and learned nothing.
 
     Args:
         step: Steps done before this one.
-        total_steps: Where the decay ends; None before it is planned, which is
-            during the warm-up.
+        total_steps: Where the decay ends; None before it is planned.
         peak: The learning rate at its highest.
 
     Returns:
@@ -93,10 +96,7 @@ def learning_rate_at(step: int, *, total_steps: int | None, peak: float) -> floa
     References:
         Loshchilov & Hutter, 2017, SGDR (the cosine, without restarts).
     """
-    warm_up = (
-        WARM_UP_STEPS if total_steps is None else min(WARM_UP_STEPS, max(1, total_steps // 10))
-    )
-    rise = min(1.0, (step + 1) / warm_up)
+    rise = min(1.0, (step + 1) / WARM_UP_STEPS)
     done = 0.0 if total_steps is None else min(1.0, step / total_steps)
     fall = FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * 0.5 * (1 + math.cos(math.pi * done))
     return peak * rise * fall

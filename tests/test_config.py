@@ -302,7 +302,7 @@ def test_a_small_text_after_another_is_learned_slowly() -> None:
     assert tuned.learning_rate == pytest.approx(0.116 * fresh.learning_rate, rel=0.01)
     assert dataclasses.replace(tuned, learning_rate=fresh.learning_rate) == fresh
     rates = [fine_tuning_learning_rate(n) for n in (0, 9_000, 10_000, 250_000, 10**6, 10**9)]
-    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 5e-3, 1e-2, 1e-2])
+    assert rates == pytest.approx([8e-4, 8e-4, 8e-4, 4e-3, 8e-3, 8e-3])
 
 
 def test_training_grows_with_the_square_root_of_the_text_up_to_a_cap() -> None:
