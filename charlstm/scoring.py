@@ -45,6 +45,23 @@ class Score:
         return math.exp(min(self.nats_per_char, 700.0))
 
 
+def unigram_entropy(ids: npt.NDArray[np.integer]) -> float:
+    """Return the loss of guessing by how frequent each character is.
+
+    Args:
+        ids: `(characters,)`, at least 1.
+
+    Returns:
+        Nats/char.
+
+    References:
+        Shannon, 1951, Prediction and entropy of printed English (F1).
+    """
+    counts = np.bincount(ids)
+    shares = counts[counts > 0] / len(ids)
+    return float(-(shares * np.log(shares)).sum())
+
+
 def log_softmax_at(logits: Floats, ids: Ids) -> npt.NDArray[np.float64]:
     """Return the log-probability of given characters.
 

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from charlstm import __version__
 from charlstm.checkpoint import (
+    Arrays,
     Checkpoint,
     CheckpointInfo,
     TrainingState,
@@ -49,7 +50,8 @@ from charlstm.generation import (
 from charlstm.model import get_weights, set_weights, transfer_weights
 from charlstm.pacing import EVALUATIONS_IN_A_RUN, PLAN_TOLERANCE, Pace
 from charlstm.progress import Progress, Reporter
-from charlstm.trainers import TrainerState, make_trainer
+from charlstm.scoring import unigram_entropy
+from charlstm.trainers import WARM_UP_STEPS, TrainerState, make_trainer
 
 Stopped = Literal["epochs", "minutes", "early", "interrupted"]
 
@@ -63,6 +65,9 @@ N_SEED_WINDOWS = 100
 SAMPLE_LENGTH = 160
 ARTICLE_SAMPLE_LENGTH = 60  # each character costs a window
 MAX_FAILURES = 3
+# Closer to the entropy of single characters than this, in nats, is nothing learned.
+_LITTLE = 0.05
+_ENOUGH_CHARACTERS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +112,14 @@ def _stored_state(stored: dict[str, Any], info: CheckpointInfo) -> TrainerState:
     if not is_sound or values.get("step") != info.step:
         raise CheckpointError(f"{info.path / 'trainer.json'} is damaged: it does not fit")
     return TrainerState(**values)
+
+
+class _Point(NamedTuple):
+    """What a run can go back to."""
+
+    state: TrainerState
+    weights: Arrays
+    arrays: Arrays
 
 
 class Run:
@@ -184,6 +197,7 @@ class Run:
         self.held_records: list[tuple[str, dict[str, Any]]] = []
         self._set_plan_by_steps()
         self._remember()
+        self.initial = None if resume_from is not None else self.good
         self.is_duration_told = False
         self.is_evaluation_traced = False
         self.last_save = self.last_sample = clock()
@@ -306,6 +320,10 @@ class Run:
             if is_due or state.step == state.total_steps:
                 before = self.pace.seconds
                 tracing = self._evaluate()
+                if self._is_lost():
+                    self._begin_anew()
+                    state = self.state
+                    continue
                 self._save()
                 self.pace.count_evaluation(self.pace.seconds - before - tracing)
                 self._plan_by_time()
@@ -400,7 +418,7 @@ class Run:
 
     def _remember(self) -> None:
         """Keep a copy of a point that is known to be good."""
-        self.good = (
+        self.good = _Point(
             dataclasses.replace(self.state),
             get_weights(self.trainer.model),
             self.trainer.arrays(),
@@ -415,21 +433,52 @@ class Run:
                 "attempts with half the learning rate each; the checkpoints are kept",
                 hint="train anew with a smaller --learning-rate",
             )
-        state, weights, arrays = self.good
-        self.trainer.restore(weights, arrays)
-        self.state = dataclasses.replace(state, n_failures=failed.n_failures + 1)
-        self.pace.go_back(state.step)
-        truncate_logs(self.model, step=state.step)
-        self.saved_step = None
-        if not self.replaces_old:
-            # What was saved on the way to the failure must not be gone on from.
-            if state.step:
-                self._save()
-            drop_later_checkpoints(self.model, step=state.step)
+        self._go_back(self.good)
         self.reporter.note(
             f"the loss is not finite at step {failed.step + 1:,}: going on from step "
-            f"{state.step:,} with half the learning rate"
+            f"{self.state.step:,} with half the learning rate"
         )
+
+    def _is_lost(self) -> bool:
+        """Say whether the network has learned nothing but how frequent each character is.
+
+        Long after the warm-up that means that its cell states grew without
+        bound at the start, where no gradient brings them back.
+        """
+        state = self.state
+        is_early = state.step < 2 * WARM_UP_STEPS or self.config.recipe == "article"
+        if is_early or state.n_failures or self.initial is None or state.train_loss is None:
+            return False
+        ids = self.corpus.ids[: min(self.n_train, _ENOUGH_CHARACTERS)]
+        return state.train_loss > unigram_entropy(np.asarray(ids)) - _LITTLE
+
+    def _begin_anew(self) -> None:
+        """Begin again, once, with the same weights and half the learning rate."""
+        assert self.initial is not None
+        failed = self.state
+        self._go_back(self.initial)
+        self._set_plan_by_steps()
+        self.is_planned_by_time = False
+        self.reporter.note(
+            f"after {failed.step:,} steps nothing is learned but how frequent each character "
+            "is: beginning anew with half the learning rate"
+        )
+
+    def _go_back(self, point: _Point) -> None:
+        """Go on from an earlier point, with half the learning rate."""
+        self.trainer.restore(point.weights, point.arrays)
+        self.state = dataclasses.replace(point.state, n_failures=self.state.n_failures + 1)
+        step = self.state.step
+        self.pace.go_back(step)
+        self.saved_step = None
+        if self.replaces_old:  # nothing of this run is in the folder yet
+            self.held_records = [r for r in self.held_records if r[1]["step"] <= step]
+            return
+        truncate_logs(self.model, step=step)
+        # What was saved on the way to the failure must not be gone on from.
+        if step:
+            self._save()
+        drop_later_checkpoints(self.model, step=step)
 
     def _maybe_sample(self) -> None:
         if not self.sample_every or self.pace.read() - self.last_sample < self.sample_every:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from charlstm.config import NetworkConfig
 from charlstm.errors import CharlstmError, InputError
 from charlstm.generation import LSTMStep
-from charlstm.scoring import Score, log_softmax_at, score_ids
+from charlstm.scoring import Score, log_softmax_at, score_ids, unigram_entropy
 
 VOCAB = len(CHARACTERS)
 # Nats a character. Float32 products against float64, averaged: some 1e-7.
@@ -267,3 +267,10 @@ def test_progress_rises_to_the_end(carries_state: bool, n_chars: int) -> None:
     assert len({total for _, total in calls}) == 1
     assert calls[-1][0] == calls[-1][1]
     assert score == score_ids(step, random_ids(n_chars))
+
+
+def test_unigram_entropy_is_that_of_the_frequencies():
+    assert unigram_entropy(np.array([0, 0, 1, 3], dtype=np.uint8)) == pytest.approx(
+        1.5 * math.log(2)
+    )
+    assert unigram_entropy(np.zeros(7, dtype=np.uint16)) == 0

@@ -24,7 +24,7 @@ from charlstm.errors import TrainingError
 from charlstm.generation import LSTMStep
 from charlstm.progress import Progress, Reporter
 from charlstm.reading import CorpusOptions
-from charlstm.scoring import score_ids
+from charlstm.scoring import score_ids, unigram_entropy
 
 pytestmark = pytest.mark.tf
 
@@ -168,7 +168,7 @@ def test_a_short_run_rises_no_faster_and_comes_down_too(training, trainers):
         for n in (4_000, 40)
     )
     assert all(a <= b for a, b in zip(short, long, strict=True))
-    assert max(short) > 0.08
+    assert max(short) > 0.05
     assert short[-1] < 0.01
 
 
@@ -243,7 +243,8 @@ def test_more_epochs_go_on_and_plan_the_decay_anew(training, trainers, corpus, t
     info = list_checkpoints(model)[-1]
     more = make(training, corpus, model, epochs=2, resume_from=info)
     rate = trainers.learning_rate_at(first.steps, total_steps=more.state.total_steps, peak=1.0)
-    assert rate == pytest.approx(0.505, rel=0.01)  # halfway down the longer cosine
+    # Halfway down the longer cosine, and still on the way up.
+    assert rate == pytest.approx(0.505 * (first.steps + 1) / trainers.WARM_UP_STEPS, rel=0.01)
     result = more.run()
     assert result.steps == 2 * first.steps
     assert result.stopped == "epochs"
@@ -280,7 +281,7 @@ def test_minutes_are_an_upper_bound_that_is_used(training, corpus, tmp_path):
             self.rates.append(record["learning_rate"])
 
     clock, reporter = Clock(0.05), Rates()
-    result = make(
+    run = make(
         training,
         corpus,
         folder(tmp_path, "m"),
@@ -288,11 +289,12 @@ def test_minutes_are_an_upper_bound_that_is_used(training, corpus, tmp_path):
         clock=clock,
         started=0.0,
         reporter=reporter,
-    ).run()
+    )
+    result = run.run()
     assert result.stopped == "minutes"
     assert 0.95 * 120 < result.seconds <= 120 * 1.01
     # The schedule was fitted to the time: it ends where a finished one does.
-    assert reporter.rates[-1] < 0.02 * max(reporter.rates)
+    assert reporter.rates[-1] < 0.02 * run.config.learning_rate
 
 
 def test_half_the_minutes_give_a_finished_schedule_too(training, corpus, tmp_path):
@@ -462,6 +464,29 @@ def test_a_loss_that_stays_not_finite_stops_with_the_checkpoint_kept(
     assert error.value.exit_code == 1
     (*_, info) = list_checkpoints(model)
     assert all(np.isfinite(w).all() for w in load_checkpoint(info).weights.values())
+
+
+def test_a_run_that_learns_nothing_begins_anew_once(training, corpus, tmp_path, monkeypatch):
+    """As one whose cell states ran away in its first steps."""
+    entropy = unigram_entropy(np.asarray(corpus.ids[:2_000]))
+    model, reporter = folder(tmp_path, "m"), Notes()
+    run = make(training, corpus, model, epochs=14, reporter=reporter)
+    real = run.trainer.train_step
+    monkeypatch.setattr(
+        run.trainer,
+        "train_step",
+        lambda state: real(state) if state.n_failures else (entropy - 0.01, 45),
+    )
+    result = run.run()
+    (note,) = [n for n in reporter.notes if "beginning anew" in n]
+    assert "nothing is learned" in note
+    assert result.steps == run.state.total_steps
+    assert run.state.n_failures == 1
+    every = run.state.eval_every
+    steps = [record["step"] for record in read_log(model, "history.jsonl")]
+    assert steps == sorted({*range(every, result.steps + 1, every), result.steps})
+    assert result.train_loss < entropy - 0.3
+    assert max(info.step for info in list_checkpoints(model)) == result.steps
 
 
 def test_going_back_drops_what_was_saved_on_the_way_to_the_failure(
