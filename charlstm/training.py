@@ -229,8 +229,9 @@ class Run:
         state, asked = self.state, self._steps_asked
         if self.keeps_plan:
             return
-        if asked is not None and state.total_steps != asked:
-            self._plan(asked)
+        if asked is not None:
+            if state.total_steps != asked:
+                self._plan(asked)
         elif self.config.minutes is not None and state.step and state.seconds:
             # Going on with another budget: until the speed is known, as if it
             # were what it has been, so that the learning rate makes no leap.
