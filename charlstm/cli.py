@@ -392,7 +392,7 @@ def train(
       charlstm train macbeth.txt --recipe article --model article --epochs 1
     """
     from charlstm.backend import available_cores, start_tensorflow
-    from charlstm.checkpoint import lock_model
+    from charlstm.models import lock_model
     from charlstm.planning import TrainingRequest, check_unchanged, plan_training
     from charlstm.terminal import byte_progress, make_reporter
 
@@ -511,7 +511,7 @@ def _print_result(plan: TrainingPlan, result: TrainingResult, *, as_json: bool) 
 
 
 def _model_argument(model: Path) -> str:
-    from charlstm.checkpoint import CHECKPOINTS_FOLDER
+    from charlstm.models import CHECKPOINTS_FOLDER
 
     name = model.name if model.parent == Path(CHECKPOINTS_FOLDER) else str(model)
     return f" --model {shlex.quote(name)}"
@@ -530,7 +530,7 @@ _checkpoint_option = click.option(
 
 
 def _open_model(model: str | None, which: str) -> Checkpoint:
-    from charlstm.checkpoint import find_model, open_checkpoint
+    from charlstm.models import find_model, open_checkpoint
 
     checkpoint, warnings = open_checkpoint(find_model(model), which)
     for warning in warnings:
@@ -786,15 +786,25 @@ def evaluate(
 
 @cli.command()
 @click.argument("model", required=False)
+@click.option("--verify", is_flag=True, help="Check every byte and say what is damaged.")
 @_json_option
-def info(model: str | None, as_json: bool) -> None:
+def info(model: str | None, verify: bool, as_json: bool) -> int:
     """Tell what a model is; without MODEL, list the models.
 
+    With --verify every checkpoint is read and checked as if it were used, and
+    the exit code is 1 if one is damaged.
+
     \b
-    Example:
+    Examples:
       charlstm info macbeth
+      charlstm info macbeth --verify
     """
-    from charlstm.checkpoint import describe_model, find_model, list_models
+    from charlstm.models import describe_model, find_model, list_models
+
+    if verify:
+        if model is None:
+            raise click.UsageError("--verify needs a MODEL")
+        return _verify(model, as_json=as_json)
 
     if model is None:
         models = []
@@ -809,11 +819,11 @@ def info(model: str | None, as_json: bool) -> None:
             _note("no models yet; train one: charlstm train macbeth.txt")
         for about in [] if as_json else models:
             click.echo(_model_line(about))
-        return
+        return 0
     about = describe_model(find_model(model))
     if as_json:
         _print_json(about)
-        return
+        return 0
     corpus = about["corpus"]
     click.echo(
         f"{printable(about['name'])}: {printable(about['path'])}\n"
@@ -828,6 +838,26 @@ def info(model: str | None, as_json: bool) -> None:
             f"  step {entry['step']:>8,}  epoch {entry['epoch']:>7.2f}  "
             f"{_loss_text(entry)}  {' '.join(marks)}".rstrip()
         )
+    return 0
+
+
+def _verify(name: str, *, as_json: bool) -> int:
+    from charlstm.models import find_model, holds_model, model_path, verify_model
+
+    model = model_path(name)
+    if not holds_model(model):
+        find_model(name)  # says which models there are
+    results = verify_model(model)
+    n_damaged = sum(bool(problems) for _, problems in results)
+    if as_json:
+        checkpoints = [{"path": str(p.resolve()), "problems": why} for p, why in results]
+        _print_json({"path": str(model.resolve()), "checkpoints": checkpoints})
+    else:
+        for path, problems in results:
+            click.echo(f"{path.name}: {'; '.join(problems) or 'whole'}")
+    if n_damaged and not as_json:
+        _note(f"{n_damaged} of {len(results)} checkpoints of {printable(str(model))} are damaged")
+    return 1 if n_damaged else 0
 
 
 def _model_line(about: dict[str, Any]) -> str:

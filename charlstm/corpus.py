@@ -14,7 +14,6 @@ import hashlib
 import importlib.resources
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,13 +23,21 @@ import numpy as np
 import numpy.typing as npt
 
 from charlstm.config import SEQ_LENGTH, VAL_FRACTION, check_float, check_int
-from charlstm.errors import CharlstmError, CorpusError, OutputError, printable
+from charlstm.errors import CharlstmError, CheckpointError, CorpusError, OutputError, printable
 from charlstm.reading import (
     CorpusOptions,
     TextReader,
     empty_text,
     open_text,
     readable_again,
+)
+from charlstm.storage import (
+    make_folder,
+    portable_name,
+    put_in_place,
+    read_plain,
+    sync_folder,
+    write_synced,
 )
 from charlstm.vocabulary import NEWER_FORMAT, Vocabulary, check_format_version, code_points_of
 
@@ -221,14 +228,11 @@ def corpus_name(source: Path | None) -> str:
         source: The file or prepared folder; None for stdin.
 
     Returns:
-        The stem with everything but letters, digits, dot, dash and underscore
-        replaced; "stdin" for None.
+        The stem as `portable_name` has it; "stdin" for None.
     """
     if source is None:
         return "stdin"
-    stem = source.resolve().name if source.is_dir() else source.stem
-    safe = re.sub(r"[^\w.-]+", "-", stem).strip("-. ")
-    return safe or "text"
+    return portable_name(source.resolve().name if source.is_dir() else source.stem)
 
 
 # --- preparing --------------------------------------------------------------
@@ -280,7 +284,7 @@ def prepare_corpus(
             )
         if source is not None and source.is_file() and source.stat().st_size == 0:
             raise empty_text(source.name)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         with tempfile.TemporaryDirectory(
             prefix=".prepare-", dir=target.parent, ignore_cleanup_errors=True
         ) as temporary:
@@ -341,7 +345,7 @@ def _prepare_in(
         )
         content = _corpus_json(reusable, split, seq_length, val_fraction, n_bytes)
         _write_json(temporary / "corpus.json", content)
-        (temporary / "corpus.json").replace(target / "corpus.json")
+        put_in_place(temporary / "corpus.json", target / "corpus.json")
         return reusable
 
     if is_prepared(target):
@@ -389,13 +393,14 @@ def _prepare_in(
     )
     content = _corpus_json(corpus, split, seq_length, val_fraction, n_bytes, n_chars=n_chars)
     _write_json(folder / "corpus.json", content)
+    sync_folder(folder)
     replaced = temporary / "replaced"
     if target.exists():
         target.replace(replaced)
     try:
-        folder.replace(target)
+        put_in_place(folder, target)
     except BaseException:
-        if replaced.exists():
+        if replaced.exists() and not target.exists():
             replaced.replace(target)
         raise
     return dataclasses.replace(corpus, ids=_map_ids(target, "ids.bin", dtype, n_chars))
@@ -499,7 +504,7 @@ def _corpus_json(
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_synced(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -516,8 +521,10 @@ def read_summary(path: Path) -> dict[str, Any]:
     """
     file = path / "corpus.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(read_plain(file, limit=_MAX_SUMMARY_BYTES))
+    except CheckpointError as error:
+        raise CorpusError(error.message) from error
+    except (ValueError, RecursionError) as error:
         raise CorpusError(f"cannot read {printable(str(file))}: {error}") from error
     if not isinstance(content, dict):
         raise CorpusError(f"{printable(str(file))} is not a prepared corpus")
@@ -565,6 +572,7 @@ def load_corpus(path: Path) -> Corpus:
 
 
 _FILES = frozenset({"corpus.json", "ids.bin", "vocabulary.json"})
+_MAX_SUMMARY_BYTES = 1 << 20
 _PREPARE_AGAIN = "prepare the text again"
 
 

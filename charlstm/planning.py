@@ -6,7 +6,9 @@ the text, the model's folder, the options, and whether a run can go on.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,8 @@ from typing import Any
 from charlstm.checkpoint import (
     Checkpoint,
     CheckpointInfo,
-    find_model,
-    holds_model,
-    list_checkpoints,
-    list_models,
     load_checkpoint,
     load_training_state,
-    model_path,
-    open_checkpoint,
 )
 from charlstm.config import (
     NetworkConfig,
@@ -47,7 +43,16 @@ from charlstm.errors import (
     ModelExistsError,
     printable,
 )
+from charlstm.models import (
+    find_model,
+    holds_model,
+    list_checkpoints,
+    list_models,
+    model_path,
+    open_checkpoint,
+)
 from charlstm.reading import CorpusOptions
+from charlstm.storage import is_portable_name, portable_name
 
 SMALL_TEXT = 15_000  # characters to train on
 _NETWORK_OPTIONS = ("units", "layers", "seq_length")
@@ -145,6 +150,7 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
     elif request.resume:
         notes.append(f"{printable(str(model))} has no checkpoint yet: starting from the beginning")
     _refuse_foreign_folder(model)
+    _refuse_unportable_name(model)
     start_from = _open_start(request, recipe, notes)
 
     options = _text_options(request, lowercase=choices.lowercase)
@@ -250,6 +256,26 @@ def _open_start(
                 hint=f"leave --{name} out: it comes from the model",
             )
     return checkpoint
+
+
+def _refuse_unportable_name(model: Path) -> None:
+    """Refuse to make a model that could not be moved to another system."""
+    if model.exists():
+        return
+    if not is_portable_name(model.name):
+        raise InputError(
+            f"'{printable(model.name)}' is no name for a folder on every system",
+            hint=f"--model {portable_name(model.name)} is",
+        )
+    twins = {unicodedata.normalize("NFC", model.name).casefold()}
+    with contextlib.suppress(OSError):
+        for entry in model.parent.iterdir():
+            if unicodedata.normalize("NFC", entry.name).casefold() in twins:
+                raise ModelExistsError(
+                    f"there is a model {printable(entry.name)}, which some systems cannot tell "
+                    f"from {printable(model.name)}",
+                    hint="give --model a name that differs in more than capitals",
+                )
 
 
 def _model_folder(request: TrainingRequest, source: Path | None) -> Path:

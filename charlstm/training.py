@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,15 +28,8 @@ from charlstm.checkpoint import (
     Checkpoint,
     CheckpointInfo,
     TrainingState,
-    append_log,
-    best_checkpoint,
-    clear_model,
-    drop_later_checkpoints,
-    list_checkpoints,
     load_checkpoint,
     load_training_state,
-    truncate_logs,
-    write_checkpoint,
 )
 from charlstm.config import NetworkConfig, TrainingConfig, default_training_characters
 from charlstm.corpus import Corpus, split_corpus
@@ -47,15 +41,27 @@ from charlstm.generation import (
     one_blas_thread,
     write_ids,
 )
+from charlstm.logs import HISTORY, LOGS, SAMPLES, append_log, cut_logs, replace_logs
 from charlstm.model import get_weights, set_weights, transfer_weights
+from charlstm.models import (
+    best_checkpoint,
+    clear_model,
+    drop_later_checkpoints,
+    drop_other_runs,
+    list_checkpoints,
+    return_point,
+    save_checkpoint,
+)
 from charlstm.pacing import EVALUATIONS_IN_A_RUN, PLAN_TOLERANCE, Pace
 from charlstm.progress import Progress, Reporter
 from charlstm.scoring import unigram_entropy
+from charlstm.storage import shown
 from charlstm.trainers import WARM_UP_STEPS, TrainerState, make_trainer
 
 Stopped = Literal["epochs", "minutes", "early", "interrupted"]
 
-CHECKPOINT_SECONDS = 60.0
+# A kill loses at most a minute: this, a step and the writing.
+CHECKPOINT_SECONDS = 45.0
 WORTH_TELLING_SECONDS = 5.0  # of a new plan
 # The promise to go on exactly is worth more than a few minutes.
 KEPT_PLAN_TOLERANCE = 0.25
@@ -110,8 +116,22 @@ def _stored_state(stored: dict[str, Any], info: CheckpointInfo) -> TrainerState:
     values = {name: value for name, value in stored.items() if name in fields}
     is_sound = all(v is None or isinstance(v, int | float) for v in values.values())
     if not is_sound or values.get("step") != info.step:
-        raise CheckpointError(f"{info.path / 'trainer.json'} is damaged: it does not fit")
+        raise _unsound(info)
     return TrainerState(**values)
+
+
+def _stored_logs(stored: dict[str, Any], info: CheckpointInfo) -> dict[str, list[Any]] | None:
+    """Read the logs that the first checkpoint of an overwriting run carries."""
+    logs = stored.get("logs")
+    if logs is not None:
+        lists = logs.values() if isinstance(logs, dict) else [None]
+        if not all(isinstance(records, list) for records in lists):
+            raise _unsound(info)
+    return logs
+
+
+def _unsound(info: CheckpointInfo) -> CheckpointError:
+    return CheckpointError(f"{shown(info.path / 'trainer.json')} is damaged: it does not fit")
 
 
 class _Point(NamedTuple):
@@ -175,8 +195,10 @@ class Run:
         if start_from is not None:
             self._begin_with(start_from)
         self.state = TrainerState()
+        self.run_id = os.urandom(8).hex() if resume_from is None else resume_from.run
         self.saved_step: int | None = None
         self.keeps_plan = False
+        self.good = self.initial = self._point()
         if resume_from is not None:
             self._restore(resume_from)
         self.process_started = clock() if started is None else started
@@ -196,8 +218,6 @@ class Run:
         self.replaces_old = False
         self.held_records: list[tuple[str, dict[str, Any]]] = []
         self._set_plan_by_steps()
-        self._remember()
-        self.initial = None if resume_from is not None else self.good
         self.is_duration_told = False
         self.is_evaluation_traced = False
         self.last_save = self.last_sample = clock()
@@ -412,14 +432,14 @@ class Run:
             "learning_rate": float(self.trainer.optimizer.learning_rate.numpy()),
             "chars_per_second": round(self.pace.characters_per_second, 1),
         }
-        self._log("history.jsonl", record)
-        self._remember()
+        self._log(HISTORY, record)
+        self.good = self._point()
         self.reporter.evaluated(record)
         return tracing
 
-    def _remember(self) -> None:
-        """Keep a copy of a point that is known to be good."""
-        self.good = _Point(
+    def _point(self) -> _Point:
+        """Copy where training is."""
+        return _Point(
             dataclasses.replace(self.state),
             get_weights(self.trainer.model),
             self.trainer.arrays(),
@@ -448,14 +468,14 @@ class Run:
         """
         state = self.state
         is_early = state.step < 2 * WARM_UP_STEPS or self.config.recipe == "article"
-        if is_early or state.n_failures or self.initial is None or state.train_loss is None:
+        # What another model has learned cannot be told from its beginning.
+        if is_early or state.n_failures or self.started_from or state.train_loss is None:
             return False
         ids = self.corpus.ids[: min(self.n_train, _ENOUGH_CHARACTERS)]
         return state.train_loss > unigram_entropy(np.asarray(ids)) - _LITTLE
 
     def _begin_anew(self) -> None:
         """Begin again, once, with the same weights and half the learning rate."""
-        assert self.initial is not None
         failed = self.state
         self._go_back(self.initial)
         self._set_plan_by_steps()
@@ -466,19 +486,28 @@ class Run:
         )
 
     def _go_back(self, point: _Point) -> None:
-        """Go on from an earlier point, with half the learning rate."""
+        """Go on from an earlier point, with half the learning rate.
+
+        That it went back is not saved: a run killed now meets the same loss at
+        the same step again, and goes back to the same point.
+        """
         self.trainer.restore(point.weights, point.arrays)
-        self.state = dataclasses.replace(point.state, n_failures=self.state.n_failures + 1)
+        failed = self.state
+        self.state = dataclasses.replace(
+            point.state,
+            n_failures=failed.n_failures + 1,
+            total_steps=failed.total_steps,
+            eval_every=failed.eval_every,
+            is_plan_final=failed.is_plan_final,
+        )
         step = self.state.step
         self.pace.go_back(step)
         self.saved_step = None
         if self.replaces_old:  # nothing of this run is in the folder yet
             self.held_records = [r for r in self.held_records if r[1]["step"] <= step]
             return
-        truncate_logs(self.model, step=step)
-        # What was saved on the way to the failure must not be gone on from.
-        if step:
-            self._save()
+        cut_logs(self.model, step=step)
+        # What was saved on the way to the failure need not be gone on from.
         drop_later_checkpoints(self.model, step=step)
 
     def _maybe_sample(self) -> None:
@@ -486,7 +515,7 @@ class Run:
             return
         self.last_sample = self.pace.read()
         text = self._write_sample()
-        self._log("samples.jsonl", {"step": self.state.step, "text": text})
+        self._log(SAMPLES, {"step": self.state.step, "text": text})
         self.reporter.sample(self.state.step, text)
 
     def _write_sample(self) -> str:
@@ -513,7 +542,10 @@ class Run:
             return
         is_evaluated = state.loss_count == 0
         stored = dataclasses.asdict(state) | {"seconds": self.pace.seconds}
-        info = write_checkpoint(
+        logs = {name: [r for n, r in self.held_records if n == name] for name in LOGS}
+        if self.replaces_old:
+            stored["logs"] = logs  # a kill before they are in place loses none
+        info = save_checkpoint(
             self.model,
             step=state.step,
             epoch=self.epoch,
@@ -523,14 +555,14 @@ class Run:
             vocabulary=self.corpus.vocabulary,
             weights=get_weights(self.trainer.model),
             state=TrainingState(trainer=stored, arrays=self.trainer.arrays()),
+            run=self.run_id,
         )
         self.saved_step = state.step
         self.last_save = self.pace.read()
         if self.replaces_old:
             self.replaces_old = False
             clear_model(self.model, keep=info.path)
-            for name, record in self.held_records:
-                append_log(self.model, name, record)
+            replace_logs(self.model, logs)
 
     def _log(self, name: str, record: dict[str, Any]) -> None:
         """Log, or hold back what must not mix with the log of an old model."""
@@ -588,15 +620,9 @@ class Run:
         )
 
     def _restore(self, info: CheckpointInfo) -> None:
-        checkpoint = load_checkpoint(info)
-        saved = load_training_state(info)
+        checkpoint, saved = load_checkpoint(info), load_training_state(info)
         self.state = _stored_state(saved.trainer, info)
-        try:
-            self.trainer.restore(checkpoint.weights, saved.arrays)
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"{info.path}: the training state does not fit the network: {error}"
-            ) from error
+        self.trainer.restore(checkpoint.weights, saved.arrays)
         self.started_from = checkpoint.config.get("started_from")
         stored = checkpoint.config["training"]
         if any(stored[name] != getattr(self.config, name) for name in ("epochs", "minutes")):
@@ -606,14 +632,37 @@ class Run:
             self.state.is_plan_final = False
             self.state.stale_evaluations = 0
         self.keeps_plan = self.state.is_plan_final
-        truncate_logs(self.model, step=self.state.step)
+        drop_other_runs(self.model, run=self.run_id)
+        logs = _stored_logs(saved.trainer, info)
+        if logs is None:
+            cut_logs(self.model, step=self.state.step)
+        else:
+            replace_logs(self.model, logs)
         self.saved_step = self.state.step
+        self.good = self._last_good_point(info)
+
+    def _last_good_point(self, info: CheckpointInfo) -> _Point:
+        """Find what the run that is gone on with would have gone back to."""
+        if info.is_evaluated:
+            return self._point()
+        earlier = [c for c in list_checkpoints(self.model) if c.step < info.step]
+        point = return_point(earlier)
+        if point is None:
+            # The beginning, which for another model's weights is gone.
+            return self._point() if self.started_from else self.initial
+        try:
+            saved = load_training_state(point)
+            weights = load_checkpoint(point).weights
+            return _Point(_stored_state(saved.trainer, point), weights, saved.arrays)
+        except CheckpointError:
+            return self._point()
 
     def _finish(self, stopped: Stopped) -> TrainingResult:
         state = self.state
-        if state.step and self.saved_step != state.step:
-            if stopped != "interrupted":
-                self._evaluate()
+        if state.loss_count and stopped != "interrupted":
+            self._evaluate()
+            self.saved_step = None  # it may be saved already, without a loss
+        if state.step:
             self._save()
         checkpoints = [] if self.replaces_old else list_checkpoints(self.model)
         best = best_checkpoint(checkpoints) if checkpoints else None

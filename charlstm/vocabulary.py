@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from charlstm.errors import CheckpointError, NewerFormatError, printable
+from charlstm.errors import CheckpointError, NewerFormatError
+from charlstm.storage import read_plain, shown, write_synced
 
 FORMAT_VERSION = 1
+# JSON takes up to 30 times its size in memory; this is half a million characters.
+MAX_VOCABULARY_BYTES = 1 << 23
 NEWER_FORMAT = "install a newer charlstm"
 _N_CODE_POINTS = 0x110000
 
@@ -151,7 +154,7 @@ class Vocabulary:
         Args:
             path: The file to write.
         """
-        path.write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
+        write_synced(path, (json.dumps(self.to_json()) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
@@ -166,10 +169,10 @@ class Vocabulary:
         Raises:
             CheckpointError: If the file is not a vocabulary of a known format.
         """
-        source = printable(str(path))
+        source = shown(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            content = json.loads(read_plain(path, limit=MAX_VOCABULARY_BYTES))
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"cannot read {source}: {error}") from error
         return cls.from_json(content, source=source)
 

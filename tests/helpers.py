@@ -20,10 +20,11 @@ from charlstm.checkpoint import (
     CheckpointInfo,
     TrainingState,
     load_checkpoint,
+    state_shapes,
     weight_shapes,
-    write_checkpoint,
 )
-from charlstm.config import NetworkConfig
+from charlstm.config import NetworkConfig, TrainingConfig
+from charlstm.models import save_checkpoint
 from charlstm.vocabulary import Vocabulary
 
 CHARACTERS = "\n abcdé"
@@ -152,22 +153,19 @@ def make_config(network: NetworkConfig, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def make_state() -> TrainingState:
-    """Trainer values, and arrays of every kind that an optimizer may keep."""
+def make_state(network: NetworkConfig | None = None, *, recipe: str = "default") -> TrainingState:
+    """Trainer values, and the arrays that go with `make_config`."""
     rng = np.random.default_rng(12)
+    training = TrainingConfig(recipe=recipe, batch_size=4)  # type: ignore[arg-type]
+    arrays: dict[str, np.ndarray] = {}
+    for name, shape in state_shapes(network or make_network(), training).items():
+        if name == "optimizer/iteration" or name.startswith("generator"):
+            arrays[name] = np.asarray(rng.integers(0, 2**40, size=shape), np.int64)
+        else:
+            arrays[name] = np.asarray(rng.normal(size=shape), np.float32)
     return TrainingState(
         trainer={"step": 30, "losses": [2.25, 1.5], "plan": None, "note": "wörd 😀"},
-        arrays={
-            "optimizer/iteration": np.array(30, np.int64),
-            "optimizer/momentum": rng.normal(size=(3, 4)).astype(np.float32),
-            "optimizer/exact": rng.normal(size=(2, 5)),
-            "generator/0": rng.integers(0, 2**64, size=6, dtype=np.uint64),
-            "stream/half": rng.normal(size=(4, 2)).astype(np.float16),
-            "stream/ids": rng.integers(0, 255, size=9, dtype=np.uint8),
-            "stream/done": np.array([True, False, True]),
-            "stream/none": np.zeros((0, 3), np.float32),
-            "stream/small": np.array([-3, 5], np.int32),
-        },
+        arrays=arrays,
     )
 
 
@@ -192,10 +190,10 @@ def save(
         "config": make_config(network),
         "vocabulary": VOCABULARY,
         "weights": random_weights(network, random_seed),
-        "state": make_state(),
+        "state": make_state(network),
         "now": now,
     }
-    return write_checkpoint(model, step=step, **(fields | changes))
+    return save_checkpoint(model, step=step, **(fields | changes))
 
 
 def make_checkpoint(

@@ -13,8 +13,9 @@ import pytest
 from conftest import TINY, TINY_TEXT, run
 
 from charlstm import __version__
-from charlstm.checkpoint import list_checkpoints, read_log
 from charlstm.corpus import load_corpus
+from charlstm.logs import read_log
+from charlstm.models import list_checkpoints
 
 # Training in this process imports TensorFlow; so does whatever needs a model.
 tf = pytest.mark.tf
@@ -263,7 +264,7 @@ def test_overwrite_replaces_the_model_and_nothing_else(trained):
     result = run("train", "king.txt", *TINY, "--epochs", "1", "--overwrite", "--quiet", "--json")
     about = json.loads(result.stdout)
     assert {info.step for info in list_checkpoints(model)} <= set(range(about["steps"] + 1))
-    assert read_log(model, "history.jsonl")[-1]["step"] == about["steps"]
+    assert list(read_log(model, "history.jsonl"))[-1]["step"] == about["steps"]
     assert (model / "my-notes.md").read_text(encoding="utf-8") == "mine"
 
 
@@ -367,7 +368,7 @@ def test_overwrite_keeps_the_old_model_until_the_new_one_is_saved(trained, monke
         raise OutputError("cannot save: No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("charlstm.training.write_checkpoint", full)
+        patch.setattr("charlstm.training.save_checkpoint", full)
         result = run("train", "king.txt", *TINY, "--epochs", "1", "--overwrite", "-q")
     assert result.exit_code == 1
     assert [info.files for info in list_checkpoints(model)] == before
@@ -377,7 +378,7 @@ def test_overwrite_keeps_the_old_model_until_the_new_one_is_saved(trained, monke
 @tf
 def test_a_model_made_meanwhile_is_not_replaced(workplace, monkeypatch):
     """Two runs planned at once: the second to take the lock finds the first one's model."""
-    import charlstm.checkpoint as checkpoints
+    import charlstm.models as checkpoints
 
     real = checkpoints.lock_model
 
@@ -430,7 +431,7 @@ def test_texts_of_one_name_do_not_take_each_others_ids(workplace):
 
 @tf
 def test_two_runs_cannot_write_one_model(workplace):
-    from charlstm.checkpoint import lock_model
+    from charlstm.models import lock_model
 
     with lock_model(workplace / "checkpoints" / "king"):
         expect(run("train", "king.txt", *TINY), 1, "another run is writing", "--model")

@@ -1102,11 +1102,11 @@ def test_ids_of_another_length_are_refused(prepared: Path, n_bytes: int, shown: 
 @pytest.mark.parametrize("name", ["ids.bin", "vocabulary.json", "corpus.json"])
 def test_a_missing_file_in_a_prepared_folder_is_named(prepared: Path, name: str) -> None:
     (prepared / name).unlink()
-    assert_refused(prepared, name, "No such file")
+    assert_refused(prepared, name, "No such file" if name == "ids.bin" else "is missing")
 
 
 def test_a_missing_prepared_folder_is_refused(tmp_path: Path) -> None:
-    assert_refused(tmp_path / "none", "cannot read", "none")
+    assert_refused(tmp_path / "none", "none", "is missing")
 
 
 @pytest.mark.parametrize("name", ["vocabulary.json", "corpus.json"])

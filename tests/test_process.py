@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from conftest import TINY, TINY_TEXT
 
-from charlstm.checkpoint import list_checkpoints, load_checkpoint, load_training_state, read_log
+from charlstm.checkpoint import load_checkpoint, load_training_state
+from charlstm.logs import read_log
+from charlstm.models import list_checkpoints
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and pipes of Unix")
 tf = pytest.mark.tf

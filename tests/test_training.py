@@ -11,17 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from charlstm.checkpoint import (
-    choose_checkpoint,
-    list_checkpoints,
-    load_checkpoint,
-    load_training_state,
-    read_log,
-)
+from charlstm.checkpoint import load_checkpoint, load_training_state
 from charlstm.config import NetworkConfig, TrainingConfig
 from charlstm.corpus import Corpus, prepare_corpus
 from charlstm.errors import TrainingError
 from charlstm.generation import LSTMStep
+from charlstm.logs import read_log
+from charlstm.models import choose_checkpoint, list_checkpoints
 from charlstm.progress import Progress, Reporter
 from charlstm.reading import CorpusOptions
 from charlstm.scoring import score_ids, unigram_entropy
@@ -428,7 +424,7 @@ def test_a_loss_that_is_not_finite_goes_back_and_halves_the_learning_rate(
         "with half the learning rate"
     )
     assert run.state.n_failures == 1
-    records = read_log(model, "history.jsonl")
+    records = list(read_log(model, "history.jsonl"))
     assert [r["step"] for r in records] == sorted({r["step"] for r in records})
     rates = [r["learning_rate"] for r in records]
     after = next(r for r in records if r["step"] > 30)
@@ -569,7 +565,7 @@ def test_samples_come_from_the_network_as_it_is(training, corpus, tmp_path):
     run = make(training, corpus, model, epochs=1, reporter=Samples(), clock=Clock(0.05))
     run.sample_every = 2.0
     run.run()
-    logged = read_log(model, "samples.jsonl")
+    logged = list(read_log(model, "samples.jsonl"))
     assert len(logged) >= 2
     assert [r["text"] for r in logged] == Samples.texts
     assert all(len(t) == training.SAMPLE_LENGTH for t in Samples.texts)
