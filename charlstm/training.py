@@ -319,6 +319,8 @@ class Run:
         """
         # The old model stays until the first checkpoint of the new one is there.
         self.replaces_old = overwrite
+        if self.saved_step is None and not overwrite:
+            cut_logs(self.model, step=0)  # of a run that died before its first checkpoint
         state = self.state
         stopped = self._reason_to_stop()
         while stopped is None:

@@ -1,0 +1,62 @@
+"""Train in processes that are killed at random moments, in a process of its own.
+
+    python killing.py FOLDER N_KILLS RANDOM_SEED TRAIN_ARGUMENT...
+
+TensorFlow is imported once, before its runtime has any thread, and each
+session is a fork, so that a kill costs a second and not five. Prints one JSON
+object: how many sessions were killed, and how the last one ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+
+
+def session(arguments: list[str], *, checkpoint_seconds: float) -> None:
+    """Run the command in this process."""
+    import charlstm.training
+    from charlstm.cli import cli
+
+    charlstm.training.CHECKPOINT_SECONDS = checkpoint_seconds
+    cli.main(arguments, "charlstm")
+
+
+def main() -> None:
+    folder, n_kills, random_seed, *arguments = sys.argv[1:]
+    os.chdir(folder)
+    import keras  # noqa: F401
+    import tensorflow  # noqa: F401
+
+    rng = random.Random(int(random_seed))
+    killed = 0
+    while True:
+        child = os.fork()
+        if child == 0:
+            # So often that most kills come while a checkpoint is written.
+            session(arguments, checkpoint_seconds=0.05 if int(n_kills) else 45)
+            os._exit(99)  # not reached: the command ends the process
+        ended = None
+        if killed < int(n_kills):
+            deadline = time.monotonic() + rng.uniform(0.2, 4.0)
+            while ended is None and time.monotonic() < deadline:
+                pid, status = os.waitpid(child, os.WNOHANG)
+                ended = status if pid else None
+                time.sleep(0.002)
+            if ended is None:
+                os.kill(child, signal.SIGKILL)
+                killed += 1
+        if ended is None:
+            _, ended = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(ended):
+            code = os.waitstatus_to_exitcode(ended)
+            sys.stdout.write(json.dumps({"killed": killed, "exit": code}) + "\n")
+            return
+
+
+if __name__ == "__main__":
+    main()
