@@ -25,19 +25,21 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from charlstm.config import NetworkConfig, TrainingConfig
-from charlstm.errors import CheckpointError, ConfigError, OutputError, printable
+from charlstm.config import NetworkConfig, RecipeName, TrainingConfig
+from charlstm.errors import CheckpointError, InputError, OutputError, printable
 from charlstm.reading import CorpusOptions
 from charlstm.storage import (
+    is_portable_name,
     make_hidden_folder,
     put_in_place,
     read_plain,
@@ -54,14 +56,16 @@ HIDDEN_PREFIX = ".step-"
 WEIGHTS, STATE = "weights.safetensors", "state.safetensors"
 CONFIG, VOCABULARY, TRAINER = "config.json", "vocabulary.json", "trainer.json"
 MANIFEST = "manifest.json"
-# What is larger is no file of ours. JSON takes up to 30 times its size in memory.
+# What is larger is no file of ours. JSON takes up to 35 times its size in memory.
 MAX_JSON_BYTES = {
     MANIFEST: 1 << 18,
     CONFIG: 1 << 22,
     VOCABULARY: MAX_VOCABULARY_BYTES,
     TRAINER: 1 << 22,
 }
-_MAX_HEADER_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 1 << 19  # of a file of arrays; `read_verified` shows us twice that
+_MAX_SAID = 300  # characters of what is wrong: it may hold what a stranger wrote
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -222,6 +226,8 @@ def read_manifest(folder: Path) -> CheckpointInfo:
         for key in ("val_loss", "train_loss", "epoch", "written_at"):
             if content[key] is not None and not math.isfinite(content[key]):
                 raise ValueError(f"{key} is not finite")
+        if not all(map(is_portable_name, content["files"])):
+            raise ValueError("a name is none of a file")
         return CheckpointInfo(
             path=folder,
             step=int(content["step"]),
@@ -235,7 +241,7 @@ def read_manifest(folder: Path) -> CheckpointInfo:
                 for name, entry in content["files"].items()
             },
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except _ODD_VALUES as error:
         raise _damaged(path, error) from error
 
 
@@ -253,15 +259,20 @@ def load_config(info: CheckpointInfo) -> dict[str, Any]:
     """
     config = _load_object(info, CONFIG)
     try:
-        NetworkConfig(**config["network"])
-        TrainingConfig(**config["training"])
-        about = config["corpus"]
+        network = NetworkConfig(**config["network"])
+        training = TrainingConfig(**config["training"])
+        about, windows = config["corpus"], config["seed_windows"]
         CorpusOptions(**about["options"])
-        texts = [config["recipe"], about["name"], about["sha256"], about.get("path", "")]
-        if not all(isinstance(text, str) for text in [*texts, *config["seed_windows"]]):
+        texts = [about["name"], about["sha256"], about.get("path", ""), *windows]
+        if not isinstance(windows, list) or not all(isinstance(text, str) for text in texts):
             raise TypeError("a text is no text")
-        int(about["characters"])
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        if config["recipe"] not in get_args(RecipeName) or not _SHA256.fullmatch(about["sha256"]):
+            raise ValueError("there is no such recipe or hash")
+        if not isinstance(network.carries_state, bool) or not isinstance(training.lowercase, bool):
+            raise TypeError("what is true or false is neither")
+        if type(about["characters"]) is not int:
+            raise TypeError("the number of characters is none")
+    except (InputError, *_ODD_VALUES) as error:
         raise _damaged(info.path / CONFIG, error) from error
     return config
 
@@ -279,10 +290,12 @@ def load_checkpoint(info: CheckpointInfo) -> Checkpoint:
         CheckpointError: If a file is missing, not what was saved, of a newer
             format, or does not fit the configuration.
     """
-    config = load_config(info)
-    network = NetworkConfig(**config["network"])
+    # First, and what else the file holds is forgotten: two padded files at once
+    # would take twice the memory.
     path = info.path / VOCABULARY
     vocabulary = Vocabulary.from_json(_load_object(info, VOCABULARY), source=shown(path))
+    config = load_config(info)
+    network = NetworkConfig(**config["network"])
     if len(vocabulary) != network.vocabulary_size:
         raise CheckpointError(
             f"{shown(path)} has {len(vocabulary)} characters; "
@@ -318,6 +331,7 @@ def load_training_state(info: CheckpointInfo) -> TrainingState:
     """
     config = load_config(info)
     shapes = state_shapes(NetworkConfig(**config["network"]), TrainingConfig(**config["training"]))
+    del config  # as in `load_checkpoint`
     trainer = _load_object(info, TRAINER)
     arrays = _load_arrays(info, STATE, shapes, what="arrays")
     for name, array in arrays.items():
@@ -355,7 +369,7 @@ def _parse_object(data: bytes, path: Path) -> dict[str, Any]:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{shown(path)} is damaged: {printable(str(error))}") from error
+        raise _damaged(path, str(error)) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{shown(path)} is damaged: not a JSON object")
     check_format_version(content, known=FORMAT_VERSION, source=shown(path))
@@ -372,11 +386,17 @@ def _load_arrays(
     path = info.path / name
     # Eight bytes a number at most: a file that claims more is not read.
     limit = _MAX_HEADER_BYTES + 8 * sum(math.prod(shape) for shape in shapes.values())
-    data = _verified(info, name, limit=limit)
+
+    def check_start(start: bytes) -> None:
+        if _claimed_shapes(start, path) != shapes:
+            raise _damaged(path, "its header is of other arrays than config.json's")
+
+    data = _verified(info, name, limit=limit, check_start=check_start)
+    _claimed_shapes(data, path)
     try:
         arrays: Arrays = dict(safetensors.numpy.load(data))
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"{shown(path)} is damaged: {printable(str(error))}") from error
+        raise _damaged(path, str(error)) from error
     if set(arrays) != set(shapes):
         odd = ", ".join(sorted(printable(n) for n in set(arrays) ^ set(shapes)))
         raise CheckpointError(f"{shown(path)} has missing or extra {what}: {odd[:200]}")
@@ -388,13 +408,47 @@ def _load_arrays(
     return {key: arrays[key] for key in shapes}
 
 
-def _verified(info: CheckpointInfo, name: str, *, limit: int) -> bytes:
+def _claimed_shapes(data: bytes, path: Path) -> dict[str, tuple[int, ...]]:
+    """Read which arrays a safetensors file, or its start, says that it has.
+
+    Its own reader takes the last of two arrays of one name, and a header of a
+    hundred megabytes.
+    """
+    n_bytes = int.from_bytes(data[:8], "little")
+    if n_bytes > _MAX_HEADER_BYTES:
+        raise _damaged(path, f"its header has {n_bytes:,} bytes")
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a name is there twice")
+        return dict(pairs)
+
+    try:
+        header = json.loads(data[8 : 8 + n_bytes], object_pairs_hook=without_twins)
+        header.pop("__metadata__", None)
+        for name, about in header.items():
+            shapes[name] = tuple(about["shape"])
+    except _ODD_VALUES as error:
+        raise _damaged(path, error) from error
+    return shapes
+
+
+def _verified(
+    info: CheckpointInfo,
+    name: str,
+    *,
+    limit: int,
+    check_start: Callable[[bytes], None] = lambda start: None,
+) -> bytes:
     """Read a file of a checkpoint and check it against the manifest."""
     path = info.path / name
     if name not in info.files:
         raise CheckpointError(f"{shown(path)} is not in the manifest")
     n_bytes, sha256 = info.files[name]
-    return read_verified(path, n_bytes=n_bytes, sha256=sha256, limit=limit)
+    return read_verified(
+        path, n_bytes=n_bytes, sha256=sha256, limit=limit, check_start=check_start
+    )
 
 
 def _misfit(
@@ -405,8 +459,20 @@ def _misfit(
     )
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{shown(path)} is damaged: {printable(repr(error))}")
+# What comes of values of another kind than those that were saved.
+_ODD_VALUES = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+
+
+def _damaged(path: Path, why: Exception | str) -> CheckpointError:
+    said = printable(why if isinstance(why, str) else repr(why))
+    return CheckpointError(f"{shown(path)} is damaged: {said:.{_MAX_SAID}}")
 
 
 def _float_or_none(value: Any) -> float | None:

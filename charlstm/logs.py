@@ -22,6 +22,8 @@ HISTORY, SAMPLES = "history.jsonl", "samples.jsonl"
 LOGS = (HISTORY, SAMPLES)
 # More is no line of ours, and would only cost memory.
 _MAX_LINE_BYTES = 1 << 20
+# A million samples. What has only zeros costs its sender nothing, and us the reading.
+_MAX_LOG_BYTES = 1 << 30
 
 Record = dict[str, Any]
 
@@ -87,7 +89,7 @@ def read_log(model: Path, name: str) -> Iterator[Record]:
 
 
 def _records(path: Path) -> Iterator[Record]:
-    with open_plain(path) as file:
+    with open_plain(path, limit=_MAX_LOG_BYTES) as file:
         is_line_start = True
         while line := file.readline(_MAX_LINE_BYTES):
             is_whole = is_line_start and len(line) < _MAX_LINE_BYTES

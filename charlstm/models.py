@@ -39,7 +39,7 @@ from charlstm.errors import (
     printable,
 )
 from charlstm.logs import HISTORY, LOGS, read_log
-from charlstm.storage import make_folder, make_hidden_folder, remove, shown
+from charlstm.storage import is_plain, make_folder, make_hidden_folder, remove, shown
 
 CHECKPOINTS_FOLDER = "checkpoints"
 KEEP_LAST = 2
@@ -117,18 +117,24 @@ def list_checkpoints(model: Path) -> list[CheckpointInfo]:
     Raises:
         NewerFormatError: If a newer program wrote one.
     """
-    found = []
+    return _list_checkpoints(model)[0]
+
+
+def _list_checkpoints(model: Path) -> tuple[list[CheckpointInfo], list[str]]:
+    """List a model's checkpoints, and say which manifests cannot be read."""
+    found, problems = [], []
     for folder in checkpoint_folders(model):
         try:
             found.append(read_manifest(folder))
         except NewerFormatError:
             raise  # not damaged, and not to be trained over
-        except CheckpointError:
-            continue
+        except CheckpointError as error:
+            if os.path.lexists(folder):  # else a run has just retired it
+                problems.append(error.message)
     if len({info.run for info in found}) > 1:
         newest = max(found, key=lambda info: info.written_at)
         found = [info for info in found if info.run == newest.run]
-    return found
+    return found, problems
 
 
 def best_checkpoint(checkpoints: list[CheckpointInfo]) -> CheckpointInfo:
@@ -243,19 +249,22 @@ def open_checkpoint(model: Path, which: str = "best") -> tuple[Checkpoint, list[
         which: "best", "last" or a step number; a step number has no stand-in.
 
     Returns:
-        The checkpoint, and a warning for each that was passed over.
+        The checkpoint, and a warning for each that was passed over, as may be
+        one whose manifest cannot be read: it could be the best.
 
     Raises:
         CheckpointError: If none can be read.
     """
     for _ in range(_LOOKS):
         chosen = choose_checkpoint(model, which)
-        others = [c for c in reversed(list_checkpoints(model)) if c.path != chosen.path]
-        candidates = [chosen] if which not in ("best", "last") else [chosen, *others]
+        listed, unlisted = _list_checkpoints(model)
+        others = [c for c in reversed(listed) if c.path != chosen.path]
+        if which not in ("best", "last"):
+            others, unlisted = [], []
         warnings: list[str] = []
-        for info in candidates:
+        for info in [chosen, *others]:
             try:
-                return load_checkpoint(info), warnings
+                return load_checkpoint(info), [*unlisted, *warnings]
             except NewerFormatError:
                 raise
             except CharlstmError as error:
@@ -293,9 +302,11 @@ def lock_model(model: Path) -> Iterator[None]:
         # Refuses a read-only folder now, not after a night of training.
         with tempfile.TemporaryFile(dir=model):
             pass
-        if (model / _LOCK).is_symlink():  # it would be emptied, wherever it points
+        # A link would be followed, and a device acts on being opened.
+        if os.path.lexists(model / _LOCK) and not is_plain(model / _LOCK):
             raise OutputError(
-                f"{shown(model / _LOCK)} is a link, not a lock", hint="remove it, or the model"
+                f"{shown(model / _LOCK)} is a link or a device, not a lock",
+                hint="remove it, or the model",
             )
         lock = FileLock(model / _LOCK, timeout=0)
         lock.acquire()
@@ -464,6 +475,8 @@ def describe_model(model: Path) -> dict[str, Any]:
         CheckpointError: If no checkpoint can be read.
     """
     checkpoints = list_checkpoints(model)
+    if not checkpoints:
+        raise CheckpointError(f"{shown(model)} has no checkpoint that can be read")
     config = _newest_config(checkpoints)
     network = NetworkConfig(**config["network"])
     best, last = best_checkpoint(checkpoints), checkpoints[-1]

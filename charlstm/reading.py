@@ -19,7 +19,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from charlstm.errors import CorpusError, printable
 
@@ -59,7 +59,17 @@ class CorpusOptions:
     keep_boilerplate: bool = False
 
     def __post_init__(self) -> None:
-        """Bring the codec's name to its one spelling: utf8 and UTF-8 are the same."""
+        """Check what a file may have said, and bring the codec's name to its one spelling."""
+        is_sound = (
+            isinstance(self.encoding, str)
+            and self.normalize in get_args(Normalization)
+            and isinstance(self.lowercase, bool)
+            and isinstance(self.keep_boilerplate, bool)
+        )
+        if not is_sound:
+            raise CorpusError(f"these are no options for reading a text: {self!r:.200}")
+        if not self.encoding.isprintable():
+            raise _unknown_encoding(self.encoding)
         with contextlib.suppress(LookupError, ValueError):  # told when it is used
             object.__setattr__(self, "encoding", codecs.lookup(self.encoding).name)
 

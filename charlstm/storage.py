@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
 
@@ -30,6 +30,21 @@ def shown(path: Path) -> str:
 
 
 # --- reading ------------------------------------------------------------------
+
+
+def is_plain(path: Path) -> bool:
+    """Tell whether a path is a file itself: no link to one, device, pipe or folder.
+
+    Args:
+        path: What is there.
+
+    Returns:
+        True for a plain file.
+
+    Raises:
+        OSError: If there is nothing, or it cannot be looked at.
+    """
+    return stat.S_ISREG(path.lstat().st_mode)
 
 
 @contextlib.contextmanager
@@ -48,7 +63,8 @@ def open_plain(path: Path, *, limit: int | None = None) -> Iterator[BufferedRead
             cannot be read.
     """
     try:
-        if path.is_symlink():
+        # Looked at before it is opened: a device may act on being opened.
+        if not is_plain(path):
             raise CheckpointError(f"{shown(path)} is missing or not a plain file")
         # Opening a pipe waits for its writer, unless told not to. The flags
         # are Unix's; the check above serves where they are missing.
@@ -86,7 +102,14 @@ def read_plain(path: Path, *, limit: int) -> bytes:
         return file.read(limit + 1)[:limit]
 
 
-def read_verified(path: Path, *, n_bytes: int, sha256: str, limit: int) -> bytes:
+def read_verified(
+    path: Path,
+    *,
+    n_bytes: int,
+    sha256: str,
+    limit: int,
+    check_start: Callable[[bytes], None] = lambda start: None,
+) -> bytes:
     """Read a plain file whole if it is what its writer said.
 
     It is hashed first and read after, so that no more memory than a chunk is
@@ -97,6 +120,8 @@ def read_verified(path: Path, *, n_bytes: int, sha256: str, limit: int) -> bytes
         n_bytes: The size it must have.
         sha256: The hash it must have, hexadecimal.
         limit: Largest size that makes sense, in bytes.
+        check_start: Given the first megabyte of a larger file before that is
+            hashed; what it raises saves the time and the memory for the rest.
 
     Returns:
         Its content.
@@ -111,6 +136,8 @@ def read_verified(path: Path, *, n_bytes: int, sha256: str, limit: int) -> bytes
         if os.fstat(file.fileno()).st_size != n_bytes:
             raise damaged
         if n_bytes > _CHUNK:
+            check_start(file.read(_CHUNK))
+            file.seek(0)
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
                 raise damaged
             file.seek(0)
@@ -219,7 +246,7 @@ def portable_name(name: str) -> str:
     """
     safe = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", name)).strip("-. ")
     safe = safe or "text"
-    return f"{safe}-text" if _DEVICES.fullmatch(safe) else safe
+    return f"text-{safe}" if _DEVICES.fullmatch(safe) else safe
 
 
 def is_portable_name(name: str) -> bool:

@@ -13,8 +13,9 @@ from charlstm.errors import CheckpointError, NewerFormatError
 from charlstm.storage import read_plain, shown, write_synced
 
 FORMAT_VERSION = 1
-# JSON takes up to 30 times its size in memory; this is half a million characters.
-MAX_VOCABULARY_BYTES = 1 << 23
+# JSON takes up to 35 times its size in memory; this is 200,000 characters, more
+# than Unicode has given a meaning.
+MAX_VOCABULARY_BYTES = 1 << 22
 NEWER_FORMAT = "install a newer charlstm"
 _N_CODE_POINTS = 0x110000
 

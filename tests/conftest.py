@@ -32,6 +32,21 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Where a model will be."""
+    return tmp_path / "tale"
+
+
+@pytest.fixture
+def empty_workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, where `checkpoints/` would be."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
 def run(*args: str, **extra: object) -> Result:
     """Run a command in this process."""
     return CliRunner().invoke(cli, list(args), prog_name="charlstm", **extra)  # type: ignore[arg-type]

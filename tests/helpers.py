@@ -20,11 +20,13 @@ from charlstm.checkpoint import (
     CheckpointInfo,
     TrainingState,
     load_checkpoint,
+    load_training_state,
     state_shapes,
     weight_shapes,
 )
 from charlstm.config import NetworkConfig, TrainingConfig
-from charlstm.models import save_checkpoint
+from charlstm.errors import CharlstmError, CheckpointError
+from charlstm.models import list_checkpoints, save_checkpoint
 from charlstm.vocabulary import Vocabulary
 
 CHARACTERS = "\n abcdé"
@@ -35,6 +37,17 @@ GATE_SCALES = {"i": 0.5, "f": 0.8, "g": 1.3, "o": 1.0}
 GATE_BIASES = {"i": -0.4, "f": 1.0, "g": 0.2, "o": 0.6}
 
 Weights = dict[str, np.ndarray]
+
+FILES = (
+    "weights.safetensors",
+    "config.json",
+    "vocabulary.json",
+    "state.safetensors",
+    "trainer.json",
+    "manifest.json",
+)
+LOADED_FOR_WRITING_TEXT = FILES[:3]
+NEWER_HINT = "install a newer charlstm"
 
 
 def make_network(**changes: Any) -> NetworkConfig:
@@ -261,3 +274,39 @@ def assert_same_arrays(got: Mapping[str, np.ndarray], expected: Mapping[str, np.
         assert got[name].dtype == array.dtype, name
         assert got[name].shape == array.shape, name
         np.testing.assert_array_equal(got[name], array, err_msg=name)
+
+
+def steps(model: Path) -> list[int]:
+    return [info.step for info in list_checkpoints(model)]
+
+
+def folders(model: Path) -> list[str]:
+    return sorted(entry.name for entry in model.iterdir())
+
+
+def assert_holds(info: CheckpointInfo, random_seed: int) -> None:
+    """The checkpoint loads and holds what `save` wrote with that random seed."""
+    loaded, state = load_checkpoint(info), load_training_state(info)
+    assert_same_arrays(loaded.weights, random_weights(make_network(), random_seed))
+    assert loaded.vocabulary == VOCABULARY
+    assert loaded.network == make_network()
+    assert_same_arrays(state.arrays, make_state(loaded.network).arrays)
+
+
+def held_by(info: CheckpointInfo) -> int:
+    """Tell with which random seed `save` wrote a whole checkpoint."""
+    load_training_state(info)
+    weights = load_checkpoint(info).weights
+    for random_seed in range(10):
+        expected = random_weights(make_network(), random_seed)
+        if all(np.array_equal(weights[name], expected[name]) for name in expected):
+            return random_seed
+    raise AssertionError(f"{info.path} holds weights that nobody saved")
+
+
+def assert_work_failed(error: CharlstmError, *parts: str) -> None:
+    assert isinstance(error, CheckpointError)
+    assert error.exit_code == 1
+    assert "\n" not in error.message
+    for part in parts:
+        assert part in error.message

@@ -614,3 +614,30 @@ def test_info(trained):
     assert listed.startswith("king")
     assert [m["name"] for m in json.loads(run("info", "--json").stdout)["models"]] == ["king"]
     expect(run("info", "queen"), 1, "no model queen")
+
+
+def test_info_verify_checks_every_byte(trained):
+    expect_json = run("info", "king", "--verify", "--json")
+    assert expect_json.exit_code == 0
+    assert all(c["problems"] == [] for c in json.loads(expect_json.stdout)["checkpoints"])
+    folder = sorted((trained / "checkpoints" / "king").glob("step-*"))[-1]
+    path = folder / "state.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    result = run("info", "king", "--verify")
+    assert result.exit_code == 1
+    assert f"{folder.name}: " in result.stdout
+    assert "state.safetensors is damaged" in result.stdout
+    assert "1 of" in result.stderr
+    expect(run("info", "--verify"), 2, "--verify needs a MODEL")
+    expect(run("info", "nobody", "--verify"), 1, "there is no model nobody", "king")
+
+
+@pytest.mark.parametrize("name", ["nul", "what?", "dot."])
+def test_a_model_gets_no_name_that_some_systems_refuse(workplace, name):
+    result = run("train", "king.txt", "--model", name)
+    expect(result, 2, "no name for a folder on every system", "hint: --model ")
+
+
+def test_a_model_gets_no_name_that_differs_in_capitals_only(trained):
+    expect(run("train", "king.txt", "--model", "King"), 2, "there is a model king", "capitals")
