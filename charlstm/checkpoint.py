@@ -446,9 +446,7 @@ def _verified(
     if name not in info.files:
         raise CheckpointError(f"{shown(path)} is not in the manifest")
     n_bytes, sha256 = info.files[name]
-    return read_verified(
-        path, n_bytes=n_bytes, sha256=sha256, limit=limit, check_start=check_start
-    )
+    return read_verified(path, n_bytes=n_bytes, sha256=sha256, limit=limit, check_start=check_start)
 
 
 def _misfit(

@@ -486,7 +486,7 @@ def _print_result(plan: TrainingPlan, result: TrainingResult, *, as_json: bool) 
     how = {
         "epochs": "done",
         "minutes": "time is up",
-        "early": "stopped early: the validation loss no longer falls",
+        "early": "stopped early: reading this text more often would not help",
         "interrupted": "interrupted",
     }[result.stopped]
     click.echo(

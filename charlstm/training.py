@@ -31,7 +31,12 @@ from charlstm.checkpoint import (
     load_checkpoint,
     load_training_state,
 )
-from charlstm.config import NetworkConfig, TrainingConfig, default_training_characters
+from charlstm.config import (
+    NetworkConfig,
+    TrainingConfig,
+    default_training_characters,
+    useful_epochs,
+)
 from charlstm.corpus import Corpus, split_corpus
 from charlstm.errors import CheckpointError, TrainingError
 from charlstm.generation import (
@@ -244,6 +249,13 @@ class Run:
         characters = default_training_characters(self.n_train)
         return max(1, round(characters / self.trainer.batches.characters_per_step))
 
+    @property
+    def _most_steps(self) -> int | None:
+        """Steps that are asked for, or with minutes alone those that can be of use."""
+        if self._steps_asked is not None or self.config.recipe == "article":
+            return self._steps_asked
+        return max(1, round(useful_epochs(self.n_train) * self.steps_per_epoch))
+
     def _set_plan_by_steps(self) -> None:
         """Plan what is bounded by steps; a time budget waits for the speed."""
         state, asked = self.state, self._steps_asked
@@ -259,8 +271,8 @@ class Run:
             self._plan(max(state.step, round(state.step / share)))
 
     def _plan(self, total_steps: int) -> None:
-        asked = self._steps_asked
-        self.state.total_steps = total_steps if asked is None else min(asked, total_steps)
+        most = self._most_steps
+        self.state.total_steps = total_steps if most is None else min(most, total_steps)
         if self.config.recipe == "article":
             self.state.eval_every = self.steps_per_epoch
         elif self.state.eval_every is None:
@@ -280,7 +292,7 @@ class Run:
             planned=state.total_steps if self.is_planned_by_time else None,
             eval_every=state.eval_every,
             is_final=state.is_plan_final,
-            asked=self._steps_asked,
+            asked=self._most_steps,
             guessed_evaluation=self._guess_evaluation(min(n_val, MAX_TRAINING_EVALUATION)),
             last_seconds=self._guess_evaluation(n_more),
         )
@@ -300,7 +312,7 @@ class Run:
 
     def _guess_evaluation(self, n_chars: int) -> float:
         """Guess the seconds that an evaluation takes: less than half of training on it."""
-        return 0.4 * n_chars * self.pace.seconds_a_step / self.trainer.batches.characters_per_step
+        return 0.3 * n_chars * self.pace.seconds_a_step / self.trainer.batches.characters_per_step
 
     # -- the loop --------------------------------------------------------------
 
@@ -361,8 +373,9 @@ class Run:
         if self.should_stop():
             return "interrupted"
         if state.total_steps is not None and state.step >= state.total_steps:
-            is_by_epochs = self._steps_asked is not None and state.step >= self._steps_asked
-            return "epochs" if is_by_epochs else "minutes"
+            if self._most_steps is None or state.step < self._most_steps:
+                return "minutes"
+            return "early" if self._steps_asked is None else "epochs"
         if self.pace.is_over and state.step:  # one step at least, to have a model
             return "minutes"
         if config.patience and state.stale_evaluations >= config.patience:

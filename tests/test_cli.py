@@ -641,3 +641,28 @@ def test_a_model_gets_no_name_that_some_systems_refuse(workplace, name):
 
 def test_a_model_gets_no_name_that_differs_in_capitals_only(trained):
     expect(run("train", "king.txt", "--model", "King"), 2, "there is a model king", "capitals")
+
+
+@pytest.fixture(params=["format-1"])
+def released(request, workplace):
+    """A model as a released format version wrote it; there is one for each, and none ever goes."""
+    shutil.copytree(Path(__file__).parent / "data" / request.param, workplace / "checkpoints")
+    return workplace
+
+
+def test_models_of_every_format_version_still_speak(released):
+    result = run("evaluate", "king.txt", "--json", "-q")
+    assert result.exit_code == 0, result.output
+    # What it was when it was saved.
+    assert json.loads(result.stdout)["loss"] == pytest.approx(2.2089, abs=1e-4)
+    assert run("info", "king", "--verify").exit_code == 0
+    assert json.loads(run("info", "king", "--json").stdout)["evaluations"] == 21
+
+
+@tf
+def test_models_of_every_format_version_can_be_trained_on(released):
+    result = run("train", "king.txt", "--resume", "--epochs", "6", "--json", "-q")
+    assert result.exit_code == 0, result.output
+    about = json.loads(result.stdout)
+    assert about["steps"] == 342
+    assert about["best_val_loss"] < 2.2159

@@ -20,6 +20,7 @@ from charlstm.config import (
     expected_epochs,
     fine_tuning_learning_rate,
     recipe_defaults,
+    useful_epochs,
 )
 from charlstm.errors import ConfigError
 
@@ -249,7 +250,7 @@ def test_small_texts_get_fewer_rows_of_ten_windows_at_least(n_train: int, rows: 
 def test_every_size_of_text_gets_a_valid_configuration(n_train: int) -> None:
     config = recipe_defaults("default", n_train=n_train)
     assert 1 <= config.batch_size <= 32
-    assert 0 <= config.dropout <= 0.5
+    assert 0 <= config.dropout <= 0.6
 
 
 @given(sizes=st.lists(st.integers(0, 10**9), min_size=2, max_size=20))
@@ -268,20 +269,38 @@ def test_larger_texts_train_on_more_with_less_dropout(sizes: list[int]) -> None:
 @given(epochs=st.lists(st.floats(0, 1e6), min_size=2, max_size=20))
 @PROPERTY
 def test_a_text_read_more_often_gets_more_of_both_dropouts(epochs: list[float]) -> None:
-    pairs = [adapted_dropout(e) for e in sorted(epochs)]
+    pairs = [adapted_dropout(e, n_train=9_000) for e in sorted(epochs)]
     for kind in (0, 1):
         values = [pair[kind] for pair in pairs]
         assert values == sorted(values)
-        assert all(0 <= v <= 0.5 for v in values)
+        assert all(0 <= v <= 0.6 for v in values)
 
 
 def test_dropout_grows_with_the_logarithm_of_the_epochs() -> None:
-    assert adapted_dropout(0.1) == adapted_dropout(2.5) == (0, 0)
+    def adapted(epochs: float) -> tuple[float, float]:
+        return adapted_dropout(epochs, n_train=1_000_000)
+
+    assert adapted(0.1) == adapted(2.5) == (0, 0)
     # The geometric middle of 2.5 and 40 is half the way.
-    assert adapted_dropout(10) == (round(0.5 * 0.5**0.8, 2), round(0.3 * 0.5**2.5, 2))
-    assert adapted_dropout(8) == (0.25, 0.03)
-    assert adapted_dropout(20) == (0.4, 0.15)
-    assert adapted_dropout(40) == adapted_dropout(1_000) == (0.5, 0.3)
+    assert adapted(10) == (round(0.5 * 0.5**0.8, 2), round(0.3 * 0.5**2.5, 2))
+    assert adapted(8) == (0.25, 0.03)
+    assert adapted(20) == (0.4, 0.15)
+    assert adapted(40) == adapted(1_000) == (0.5, 0.3)
+
+
+def test_a_short_text_gets_more_dropout() -> None:
+    pairs = [adapted_dropout(40, n_train=n) for n in (10, 4_500, 20_125, 90_000, 10**7)]
+    # The geometric middle of 4,500 and 90,000 is half the way.
+    assert pairs == [(0.6, 0.5), (0.6, 0.5), (0.55, 0.4), (0.5, 0.3), (0.5, 0.3)]
+    assert adapted_dropout(2.5, n_train=10) == (0, 0)
+
+
+def test_a_text_is_read_only_as_often_as_is_of_use() -> None:
+    assert [useful_epochs(n) for n in (0, 25_000, 90_000)] == [100, 100, 360]
+    # Ten minutes are 4,000 passes over a text of 4,500 characters, and none is learned from.
+    assert expected_epochs(4_500, epochs=None, minutes=10) == 100
+    assert expected_epochs(4_500, epochs=4_000, minutes=10) == 4_000
+    assert default_training_characters(4_500) == 450_000
 
 
 def test_the_budget_decides_how_often_a_text_is_read() -> None:

@@ -301,6 +301,18 @@ def test_half_the_minutes_give_a_finished_schedule_too(training, corpus, tmp_pat
     assert 0.9 * 60 < result.seconds <= 60 * 1.01
 
 
+def test_minutes_that_a_short_text_has_no_use_for_are_left(training, corpus, tmp_path, monkeypatch):
+    """The schedule is fitted to what is of use, not to the minutes."""
+    monkeypatch.setattr(training, "useful_epochs", lambda n_train: 1.5)
+    run = make(training, corpus, folder(tmp_path, "m"), minutes=60, clock=Clock(0.3), started=0.0)
+    result = run.run()
+    assert result.stopped == "early"
+    assert result.epochs == pytest.approx(1.5, abs=0.02)
+    assert result.seconds < 60 * 60 / 2
+    record = list(read_log(run.model, "history.jsonl"))[-1]
+    assert record["learning_rate"] < 0.02 * run.config.learning_rate
+
+
 def test_epochs_that_fit_the_minutes_are_planned_from_the_first_step(training, corpus, tmp_path):
     """And are the run that has no minutes, to the last evaluation."""
     both, alone = folder(tmp_path, "both"), folder(tmp_path, "alone")
