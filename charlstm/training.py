@@ -73,6 +73,7 @@ KEPT_PLAN_TOLERANCE = 0.25
 MAX_TRAINING_EVALUATION = 200_000
 MAX_FINAL_EVALUATION = 1_000_000
 N_SEED_WINDOWS = 100
+MAX_SEED_CHARACTERS = 200_000
 SAMPLE_LENGTH = 160
 ARTICLE_SAMPLE_LENGTH = 60  # each character costs a window
 MAX_FAILURES = 3
@@ -613,7 +614,9 @@ class Run:
     def _seed_windows(self) -> list[str]:
         length = self.network.seq_length
         rng = np.random.default_rng(self.config.random_seed)
-        starts = rng.integers(self.n_train - length + 1, size=N_SEED_WINDOWS)
+        # As many as fit the limit on config.json, whatever their characters.
+        n_windows = max(1, min(N_SEED_WINDOWS, MAX_SEED_CHARACTERS // length))
+        starts = rng.integers(self.n_train - length + 1, size=n_windows)
         return [self.corpus.text(start, start + length) for start in sorted(set(starts.tolist()))]
 
     def _begin_with(self, source: Checkpoint) -> None:

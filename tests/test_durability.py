@@ -525,3 +525,22 @@ def test_kill_9_at_random_moments_changes_nothing(
         assert len(lines) == len(ends[name]["history"])  # none is torn
         assert not leftovers(model)
     assert not differences(ends["killed"], ends["whole"])
+
+
+def test_the_longest_windows_fit_into_a_checkpoint(
+    training: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Characters that JSON writes with 12 bytes each, in windows of 100,000."""
+    text = "".join(chr(0x1F600 + n % 7) for n in range(230_000))
+    (tmp_path / "faces.txt").write_text(text, encoding="utf-8")
+    corpus = prepare_corpus(
+        tmp_path / "faces.txt", options=CorpusOptions(), output=tmp_path / "prepared"
+    )
+    network = NetworkConfig(vocabulary_size=7, units=2, seq_length=100_000)
+    config = TrainingConfig(batch_size=1, epochs=1, val_fraction=0.0)
+    run = training.Run(corpus, network, config, model=tmp_path / "faces")
+    (tmp_path / "faces").mkdir()
+    run.state.step = 1
+    run._save()
+    (info,) = list_checkpoints(tmp_path / "faces")
+    assert {len(window) for window in load_checkpoint(info).seed_windows} == {100_000}
