@@ -8,6 +8,7 @@ flushed, and can show what would be left if nothing else had reached the disk.
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import os
 import stat
@@ -96,6 +97,8 @@ class Faults:
     def _counted(self, kind: str, real: Any) -> Any:
         def call(*args: Any, **options: Any) -> Any:
             self.count(kind)
+            if kind == "remove" and self.disk is not None:
+                self.disk.keep(args[0], options.get("dir_fd"))
             result = real(*args, **options)
             if kind == "fsync" and self.disk is not None:
                 self.disk.flushed(args[0])
@@ -141,6 +144,19 @@ class Disk:
     def __init__(self) -> None:
         self._names: dict[int, dict[str, tuple[int, bool]]] = {}
         self._content: dict[int, bytes] = {}
+        self._kept: list[int] = []
+
+    def keep(self, path: Any, folder: int | None) -> None:
+        """Hold on to what is removed, or another file would get its inode number.
+
+        On a disk that happens only when the removal is certain.
+        """
+        with contextlib.suppress(OSError):
+            self._kept.append(os.open(path, os.O_RDONLY, dir_fd=folder))
+
+    def close(self) -> None:
+        while self._kept:
+            os.close(self._kept.pop())
 
     def flushed(self, descriptor: int) -> None:
         status = os.fstat(descriptor)

@@ -206,9 +206,12 @@ def violations_after_a_death(
     with contextlib.suppress(Killed):
         stage.run(model, faults=faults, saved=saved)
     if not faults.has_struck:
+        if disk is not None:
+            disk.close()
         return None
     if disk is not None:
         disk.restore(root, folder / "rest")
+        disk.close()
         model = folder / "rest" / "tale"
     wrong = []
     if saved:
