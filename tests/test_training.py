@@ -153,8 +153,9 @@ def test_learning_rate_rises_then_falls_to_a_hundredth(training, trainers):
     assert rates[0] == pytest.approx(2.0 / 200, rel=1e-3)
     assert max(rates) == pytest.approx(2.0, rel=0.01)
     assert rates.index(max(rates)) == 199
-    assert all(a > b for a, b in itertools.pairwise(rates[199:]))
-    assert rates[2_000] == pytest.approx(1.01, rel=1e-3)  # halfway down: 0.5 * (1 + 0.01) * 2
+    assert rates[199:2_401] == [2.0] * (2_401 - 199)  # three fifths of the run
+    assert all(a > b for a, b in itertools.pairwise(rates[2_400:3_985]))
+    assert rates[3_200] == pytest.approx(1.0, rel=1e-3)  # halfway down
     assert rates[-1] == pytest.approx(0.02, rel=0.01)
 
 
@@ -165,7 +166,7 @@ def test_a_short_run_rises_no_faster_and_comes_down_too(training, trainers):
     )
     assert all(a <= b for a, b in zip(short, long, strict=True))
     assert max(short) > 0.05
-    assert short[-1] < 0.01
+    assert short[-1] < 0.1 * max(short)
 
 
 # --- exact resume -------------------------------------------------------------------
@@ -239,8 +240,8 @@ def test_more_epochs_go_on_and_plan_the_decay_anew(training, trainers, corpus, t
     info = list_checkpoints(model)[-1]
     more = make(training, corpus, model, epochs=2, resume_from=info)
     rate = trainers.learning_rate_at(first.steps, total_steps=more.state.total_steps, peak=1.0)
-    # Halfway down the longer cosine, and still on the way up.
-    assert rate == pytest.approx(0.505 * (first.steps + 1) / trainers.WARM_UP_STEPS, rel=0.01)
+    # Halfway through the longer run, so not falling yet, and still on the way up.
+    assert rate == pytest.approx((first.steps + 1) / trainers.WARM_UP_STEPS, rel=0.01)
     result = more.run()
     assert result.steps == 2 * first.steps
     assert result.stopped == "epochs"
@@ -345,7 +346,8 @@ def test_more_minutes_go_on_without_a_leap_of_the_learning_rate(training, corpus
 
     more.trainer.train_step = noted
     more.run()
-    assert max(rates) < 0.2 * more.config.learning_rate
+    # Four fifths of the longer run are done: halfway down its fall.
+    assert max(rates) < 0.52 * more.config.learning_rate
     assert rates[-1] < 0.02 * more.config.learning_rate
 
 
