@@ -333,6 +333,8 @@ def load_training_state(info: CheckpointInfo) -> TrainingState:
     shapes = state_shapes(NetworkConfig(**config["network"]), TrainingConfig(**config["training"]))
     del config  # as in `load_checkpoint`
     trainer = _load_object(info, TRAINER)
+    if any(isinstance(v, int | float) and not 0 <= v < 1 << 63 for v in trainer.values()):
+        raise _damaged(info.path / TRAINER, "a number is negative or too large")
     arrays = _load_arrays(info, STATE, shapes, what="arrays")
     for name, array in arrays.items():
         is_count = name == "optimizer/iteration" or name.startswith("generator/")
@@ -367,13 +369,21 @@ def _load_object(info: CheckpointInfo, name: str) -> dict[str, Any]:
 
 def _parse_object(data: bytes, path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(data)
+        # None of ours has a number that is not finite: `_to_json` writes none.
+        content = json.loads(data, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{shown(path)} is damaged: not a JSON object")
     check_format_version(content, known=FORMAT_VERSION, source=shown(path))
     return content
+
+
+def _finite(token: str) -> float:
+    number = float(token)
+    if not math.isfinite(number):
+        raise ValueError(f"{token:.20} is not a finite number")
+    return number
 
 
 def _load_arrays(

@@ -152,10 +152,10 @@ def test_learning_rate_rises_then_falls_to_a_hundredth(training, trainers):
     rates = [trainers.learning_rate_at(s, total_steps=4_000, peak=2.0) for s in range(4_000)]
     assert rates[0] == pytest.approx(2.0 / 200, rel=1e-3)
     assert max(rates) == pytest.approx(2.0, rel=0.01)
-    assert rates.index(max(rates)) == 199
-    assert rates[199:2_401] == [2.0] * (2_401 - 199)  # three fifths of the run
-    assert all(a > b for a, b in itertools.pairwise(rates[2_400:3_985]))
-    assert rates[3_200] == pytest.approx(1.0, rel=1e-3)  # halfway down
+    assert rates[198] < 2.0 * 0.9999
+    assert rates[199:2_401] == pytest.approx([2.0] * (2_401 - 199))  # three fifths of the run
+    assert all(a > b for a, b in itertools.pairwise(rates[2_400:]))
+    assert rates[3_200] == pytest.approx(1.01, rel=1e-3)  # halfway down: 0.5 * (1 + 0.01) * 2
     assert rates[-1] == pytest.approx(0.02, rel=0.01)
 
 
@@ -166,7 +166,7 @@ def test_a_short_run_rises_no_faster_and_comes_down_too(training, trainers):
     )
     assert all(a <= b for a, b in zip(short, long, strict=True))
     assert max(short) > 0.05
-    assert short[-1] < 0.1 * max(short)
+    assert short[-1] < 0.05 * max(short)
 
 
 # --- exact resume -------------------------------------------------------------------
@@ -348,7 +348,8 @@ def test_more_minutes_go_on_without_a_leap_of_the_learning_rate(training, corpus
     more.run()
     # Four fifths of the longer run are done: halfway down its fall.
     assert max(rates) < 0.52 * more.config.learning_rate
-    assert rates[-1] < 0.02 * more.config.learning_rate
+    # The plan may be off by a tenth of what was left when it was resumed.
+    assert rates[-1] < 0.06 * more.config.learning_rate
 
 
 def test_a_budget_of_no_time_at_all_gives_a_model(training, corpus, tmp_path):
