@@ -114,7 +114,7 @@ def cut_logs(model: Path, *, step: int) -> None:
     """
     for name in LOGS:
         path = model / name
-        if path.exists():
+        if os.path.lexists(path):  # a link to nothing too: it could not be written later
             _replace(path, (r for r in _records(path) if _is_by(r, step)))
 
 
