@@ -64,6 +64,7 @@ MAX_JSON_BYTES = {
     TRAINER: 1 << 22,
 }
 _MAX_HEADER_BYTES = 1 << 19  # of a file of arrays; `read_verified` shows us twice that
+_MAX_PATH = 4_096
 _MAX_SAID = 300  # characters of what is wrong: it may hold what a stranger wrote
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -264,6 +265,8 @@ def load_config(info: CheckpointInfo) -> dict[str, Any]:
         about, windows = config["corpus"], config["seed_windows"]
         CorpusOptions(**about["options"])
         texts = [about["name"], about["sha256"], about.get("path", ""), *windows]
+        if len(about.get("path", "")) > _MAX_PATH:
+            raise ValueError("the path of the text is too long")
         if not isinstance(windows, list) or not all(isinstance(text, str) for text in texts):
             raise TypeError("a text is no text")
         if config["recipe"] not in get_args(RecipeName) or not _SHA256.fullmatch(about["sha256"]):

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shlex
 import signal
 import sys
@@ -120,8 +121,13 @@ def _usage_hint(error: click.ClickException) -> str | None:
     return f"see {context.command_path} --help" if context is not None else None
 
 
+# What steers a terminal and JSON leaves as it is: C1 controls, directions of writing.
+_STEERING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
 def _print_json(content: dict[str, Any]) -> None:
-    click.echo(json.dumps(content, ensure_ascii=False))
+    line = json.dumps(content, ensure_ascii=False)
+    click.echo(_STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", line))
 
 
 def _note(message: str) -> None:

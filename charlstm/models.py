@@ -117,11 +117,21 @@ def list_checkpoints(model: Path) -> list[CheckpointInfo]:
     Raises:
         NewerFormatError: If a newer program wrote one.
     """
-    return _list_checkpoints(model)[0]
+    return list_with_problems(model)[0]
 
 
-def _list_checkpoints(model: Path) -> tuple[list[CheckpointInfo], list[str]]:
-    """List a model's checkpoints, and say which manifests cannot be read."""
+def list_with_problems(model: Path) -> tuple[list[CheckpointInfo], list[str]]:
+    """List a model's checkpoints, and say which manifests cannot be read.
+
+    Args:
+        model: The model's folder.
+
+    Returns:
+        As `list_checkpoints`, and a line for each that was left out.
+
+    Raises:
+        NewerFormatError: If a newer program wrote one.
+    """
     found, problems = [], []
     for folder in checkpoint_folders(model):
         try:
@@ -257,7 +267,7 @@ def open_checkpoint(model: Path, which: str = "best") -> tuple[Checkpoint, list[
     """
     for _ in range(_LOOKS):
         chosen = choose_checkpoint(model, which)
-        listed, unlisted = _list_checkpoints(model)
+        listed, unlisted = list_with_problems(model)
         others = [c for c in reversed(listed) if c.path != chosen.path]
         if which not in ("best", "last"):
             others, unlisted = [], []

@@ -48,6 +48,7 @@ from charlstm.models import (
     holds_model,
     list_checkpoints,
     list_models,
+    list_with_problems,
     model_path,
     open_checkpoint,
 )
@@ -447,8 +448,9 @@ def _resumed_model(request: TrainingRequest, source: Path | None, is_missing: bo
 
 
 def _last_good(model: Path) -> tuple[CheckpointInfo, list[str]]:
-    notes: list[str] = []
-    for info in reversed(list_checkpoints(model)):
+    listed, unlisted = list_with_problems(model)
+    notes = [f"warning: {problem}; passed over" for problem in unlisted]
+    for info in reversed(listed):
         try:
             load_checkpoint(info)
             load_training_state(info)

@@ -118,10 +118,17 @@ class TrainingResult:
 
 def _stored_state(stored: dict[str, Any], info: CheckpointInfo) -> TrainerState:
     """Read `trainer.json`, whose numbers a stranger may have written."""
-    fields = {f.name for f in dataclasses.fields(TrainerState)}
-    values = {name: value for name, value in stored.items() if name in fields}
-    is_sound = all(v is None or isinstance(v, int | float) for v in values.values())
-    if not is_sound or values.get("step") != info.step:
+    kinds = {f.name: f.type for f in dataclasses.fields(TrainerState)}
+    values = {name: value for name, value in stored.items() if name in kinds}
+    for name, value in values.items():
+        kind = str(kinds[name])
+        is_of_kind = type(value).__name__ in kind or (value == 0 and "float" in kind)
+        if not is_of_kind and not (value is None and "None" in kind):
+            raise _unsound(info)
+    if values.get("step") != info.step or 0 in (
+        values.get("eval_every"),
+        values.get("total_steps"),
+    ):
         raise _unsound(info)
     return TrainerState(**values)
 

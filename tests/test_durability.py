@@ -24,11 +24,12 @@ import numpy as np
 import pytest
 from conftest import TINY
 from faults import Disk, Faults, Killed, disk_full
+from helpers import forge_json
 
 from charlstm.checkpoint import load_checkpoint, load_training_state
 from charlstm.config import NetworkConfig, TrainingConfig
 from charlstm.corpus import Corpus, prepare_corpus
-from charlstm.errors import CharlstmError, OutputError
+from charlstm.errors import CharlstmError, CheckpointError, OutputError
 from charlstm.logs import read_log
 from charlstm.models import list_checkpoints, lock_model, open_checkpoint
 from charlstm.reading import CorpusOptions
@@ -547,3 +548,19 @@ def test_the_longest_windows_fit_into_a_checkpoint(
     run._save()
     (info,) = list_checkpoints(tmp_path / "faces")
     assert {len(window) for window in load_checkpoint(info).seed_windows} == {100_000}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("eval_every", 0), ("eval_every", 2.5), ("step", None), ("n_failures", "1")],
+)
+def test_a_plan_that_is_none_is_refused(
+    streams: Stage, tmp_path: Path, field: str, value: object
+) -> None:
+    model = tmp_path / "tale"
+    with contextlib.suppress(Killed):
+        streams.run(model, faults=Faults(150))
+    folder = list_checkpoints(model)[-1].path
+    forge_json(folder, "trainer.json", lambda content: content.__setitem__(field, value))
+    with pytest.raises(CheckpointError, match=r"trainer\.json is damaged"):
+        streams.run(model)
