@@ -37,6 +37,7 @@ WARM_UP_STEPS = 200
 FINAL_LEARNING_RATE = 0.01  # share of the peak
 FALLING_SHARE = 0.4  # of the run
 _EVALUATION_CHUNK = 100
+_ENOUGH_CHARACTERS = 1_000_000
 
 
 @dataclasses.dataclass
@@ -107,6 +108,22 @@ def learning_rate_at(step: int, *, total_steps: int | None, peak: float) -> floa
     height = 0.5 * (1 - math.cos(math.pi * min(1.0, left / FALLING_SHARE)))
     fall = FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * height
     return peak * rise * fall
+
+
+def log_frequencies(ids: np.ndarray, vocabulary_size: int) -> np.ndarray:
+    """Give the logits that guess by how frequent each character is.
+
+    Args:
+        ids: `(characters,)`; of a long text the first million is looked at.
+        vocabulary_size: Number of characters; one that is not there counts
+            as there once.
+
+    Returns:
+        `(vocab,)` float32, the logarithms of shares that sum to 1.
+    """
+    counts = np.bincount(ids[:_ENOUGH_CHARACTERS], minlength=vocabulary_size) + 1.0
+    logits: np.ndarray = np.log(counts / counts.sum()).astype(np.float32)
+    return logits
 
 
 class FusedAdam(keras.optimizers.Adam):
@@ -247,6 +264,8 @@ class StreamTrainer(Trainer):
             recurrent_dropout=config.recurrent_dropout,
             random_seed=config.random_seed,
         )
+        # Else the first 60 steps go to learning how frequent each character is.
+        self.model.dense.bias.assign(log_frequencies(train_ids, network.vocabulary_size))
         self.states: States = self.model.zero_states(config.batch_size)
 
     @tf.function(autograph=False)  # nothing to convert: a quarter of a second less

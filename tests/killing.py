@@ -37,12 +37,12 @@ def main() -> None:
     while True:
         child = os.fork()
         if child == 0:
-            # So often that most kills come while a checkpoint is written.
-            session(arguments, checkpoint_seconds=0.05 if int(n_kills) else 45)
+            # One a step, so that most kills come while a checkpoint is written.
+            session(arguments, checkpoint_seconds=0 if int(n_kills) else 45)
             os._exit(99)  # not reached: the command ends the process
         ended = None
         if killed < int(n_kills):
-            deadline = time.monotonic() + rng.uniform(0.2, 4.0)
+            deadline = time.monotonic() + rng.uniform(0.2, 2.5)
             while ended is None and time.monotonic() < deadline:
                 pid, status = os.waitpid(child, os.WNOHANG)
                 ended = status if pid else None

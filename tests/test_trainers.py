@@ -166,3 +166,17 @@ def test_the_network_of_a_gpu_takes_the_same_steps(trainers, monkeypatch):
         loss = steps_of(trainers, ours, 1, first=step)
         assert steps_of(trainers, theirs, 1, first=step) == pytest.approx(loss, rel=1e-5)
     ours.restore(get_weights(theirs.model), theirs.arrays())
+
+
+def test_it_begins_by_guessing_how_frequent_each_character_is(trainers):
+    """Of a text in which they differ much, one of the vocabulary missing."""
+    rng = np.random.default_rng(5)
+    shares = np.array([0.5, 0.3, 0.1, 0.06, 0.03, 0.01, 0.0])
+    ids = rng.choice(SIZE, 2_300, p=shares).astype(np.uint8)
+    trainer = make(trainers, ids=ids)
+    bias = trainer.model.dense.bias.numpy()
+    assert np.exp(bias).sum() == pytest.approx(1, abs=1e-5)
+    assert np.exp(bias[:6]) == pytest.approx(np.bincount(ids) / 2_300, abs=0.005)
+    assert bias[6] == pytest.approx(np.log(1 / 2_307), abs=1e-4)
+    entropy = -(shares[:6] * np.log(shares[:6])).sum()
+    assert steps_of(trainers, trainer, 1)[0] == pytest.approx(entropy, abs=0.1)
