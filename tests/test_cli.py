@@ -666,3 +666,17 @@ def test_models_of_every_format_version_can_be_trained_on(released):
     about = json.loads(result.stdout)
     assert about["steps"] == 342
     assert about["best_val_loss"] < 2.2159
+
+
+def test_a_model_may_lie_in_a_folder_of_any_name(trained):
+    """Moved, renamed, with spaces and letters of other scripts; it is read, not written."""
+    folder = trained / "späte Lieder – 歌"
+    folder.mkdir()
+    (trained / "checkpoints" / "king").rename(folder / "kö nig")
+    for path in (folder / "kö nig").rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    name = str(folder / "kö nig")
+    result = run("generate", "--model", name, "--json", "-n", "5", "--random-seed", "3")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["model"] == name
+    assert run("info", name, "--verify").exit_code == 0

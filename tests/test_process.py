@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, TINY_TEXT
+from conftest import TINY, TINY_TEXT, run
 
 from charlstm.checkpoint import load_checkpoint, load_training_state
 from charlstm.logs import read_log
@@ -286,6 +286,23 @@ def test_killed_runs_lose_no_checkpoint_and_end_bit_identical(workplace):
         for name in ("whole", "killed")
     ]
     assert steps[0] == steps[1]
+
+
+@tf
+def test_writing_text_while_a_run_saves_sees_whole_checkpoints(workplace):
+    """Checkpoints come and go while another process reads, hundreds of times."""
+    process = start("train", "king.txt", *TINY, "--epochs", "20", "--patience", "0", "-q")
+    seen = set()
+    while process.poll() is None:
+        if not list_checkpoints(Path("checkpoints/king")):
+            continue
+        result = run("generate", "--json", "-n", "3", "--checkpoint", "last")
+        assert result.exit_code == 0, result.output
+        assert result.stderr == ""
+        seen.add(json.loads(result.stdout)["checkpoint"])
+    process.communicate()
+    assert process.returncode == 0
+    assert len(seen) > 3
 
 
 # --- threads and reproducibility ------------------------------------------------
