@@ -580,10 +580,23 @@ def write_checkpoint(
     except OSError as error:
         if hidden is not None:
             shutil.rmtree(hidden, ignore_errors=True)
-        raise OutputError(
-            f"cannot save to {shown(model)}: {error.strerror or error}",
-            hint="make room or choose another folder; earlier checkpoints are untouched",
-        ) from error
+        raise cannot_save(model, error) from error
+
+
+def cannot_save(model: Path, error: OSError) -> OutputError:
+    """Say that a checkpoint cannot be written.
+
+    Args:
+        model: The model's folder.
+        error: What the system says.
+
+    Returns:
+        The error to raise.
+    """
+    return OutputError(
+        f"cannot save to {shown(model)}: {error.strerror or error}",
+        hint="make room or choose another folder; earlier checkpoints are untouched",
+    )
 
 
 def _move_into_place(hidden: Path, final: Path) -> None:

@@ -22,6 +22,7 @@ from charlstm.checkpoint import (
     HIDDEN_PREFIX,
     Checkpoint,
     CheckpointInfo,
+    cannot_save,
     load_checkpoint,
     load_config,
     read_manifest,
@@ -234,7 +235,11 @@ def choose_checkpoint(model: Path, which: str) -> CheckpointInfo:
         ModelNotFoundError: If the model has none.
         InputError: If there is no checkpoint of that step.
     """
-    checkpoints = list_checkpoints(model)
+    return _choose(list_checkpoints(model), which, model)
+
+
+def _choose(checkpoints: list[CheckpointInfo], which: str, model: Path) -> CheckpointInfo:
+    """Choose among a model's checkpoints, as `choose_checkpoint` does."""
     if not checkpoints:
         raise ModelNotFoundError(f"{shown(model)} has no checkpoint")
     if which == "best":
@@ -266,8 +271,8 @@ def open_checkpoint(model: Path, which: str = "best") -> tuple[Checkpoint, list[
         CheckpointError: If none can be read.
     """
     for _ in range(_LOOKS):
-        chosen = choose_checkpoint(model, which)
         listed, unlisted = list_with_problems(model)
+        chosen = _choose(listed, which, model)
         others = [c for c in reversed(listed) if c.path != chosen.path]
         if which not in ("best", "last"):
             others, unlisted = [], []
@@ -357,10 +362,7 @@ def save_checkpoint(model: Path, **content: Any) -> CheckpointInfo:
         _retire(model, keep=info)
         _remove_leftovers(model)
     except OSError as error:
-        raise OutputError(
-            f"cannot save to {shown(model)}: {error.strerror or error}",
-            hint="make room or choose another folder; earlier checkpoints are untouched",
-        ) from error
+        raise cannot_save(model, error) from error
     return info
 
 

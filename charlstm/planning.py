@@ -53,7 +53,7 @@ from charlstm.models import (
     open_checkpoint,
 )
 from charlstm.reading import CorpusOptions
-from charlstm.storage import is_portable_name, portable_name
+from charlstm.storage import is_portable_name, portable_name, shown
 
 SMALL_TEXT = 15_000  # characters to train on
 _NETWORK_OPTIONS = ("units", "layers", "seq_length")
@@ -149,7 +149,7 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
         if not request.overwrite:
             raise _model_exists(model)
     elif request.resume:
-        notes.append(f"{printable(str(model))} has no checkpoint yet: starting from the beginning")
+        notes.append(f"{shown(model)} has no checkpoint yet: starting from the beginning")
     _refuse_foreign_folder(model)
     _refuse_unportable_name(model)
     start_from = _open_start(request, recipe, notes)
@@ -210,7 +210,7 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
 
 def _model_exists(model: Path) -> ModelExistsError:
     return ModelExistsError(
-        f"the model {printable(str(model))} exists",
+        f"the model {shown(model)} exists",
         hint="--resume goes on with it, --overwrite replaces it, --model names another",
     )
 
@@ -230,9 +230,7 @@ def check_unchanged(plan: TrainingPlan, *, overwrite: bool) -> None:
         if holds_model(plan.model) and not overwrite:
             raise _model_exists(plan.model)
     elif list_checkpoints(plan.model)[-1].step > max(plan.resume_from.step, plan.newest_step):
-        raise InputError(
-            f"another run has gone on with {printable(str(plan.model))}", hint="try again"
-        )
+        raise InputError(f"another run has gone on with {shown(plan.model)}", hint="try again")
 
 
 def _open_start(
@@ -290,14 +288,14 @@ def _model_folder(request: TrainingRequest, source: Path | None) -> Path:
 def _refuse_foreign_folder(model: Path) -> None:
     if model.exists() and not model.is_dir():
         raise InputError(
-            f"{printable(str(model))} is a file, not a model's folder", hint="give another --model"
+            f"{shown(model)} is a file, not a model's folder", hint="give another --model"
         )
     ours = ("history.jsonl", "samples.jsonl", "step-")
     if model.is_dir():
         names = [entry.name for entry in model.iterdir() if not entry.name.startswith(".")]
         if names and not any(name.startswith(ours) for name in names):
             raise InputError(
-                f"{printable(str(model))} holds other files and no model",
+                f"{shown(model)} holds other files and no model",
                 hint="give --model a new folder",
             )
 
@@ -323,7 +321,7 @@ def _prepared(
             is_wanted = name in request.typed or (name == "lowercase" and wants)
             if is_wanted and has != wants:
                 raise CorpusError(
-                    f"{printable(str(source))} was prepared with {name} {has}, not {wants}",
+                    f"{shown(source)} was prepared with {name} {has}, not {wants}",
                     hint="prepare the text again, or give the text itself",
                 )
         return corpus
@@ -396,7 +394,7 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
         folder = source or _stored_path(about)
         if not is_prepared(folder):
             raise CorpusError(
-                f"the prepared text {printable(str(folder))} of this model is gone",
+                f"the prepared text {shown(folder)} of this model is gone",
                 hint="give the text: charlstm train TEXT --resume",
             )
         corpus = load_corpus(folder)
@@ -404,7 +402,7 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
             notes.append(f"{printable(str(request.corpus))} is not there: using the stored ids")
     if corpus.sha256 != about["sha256"] or corpus.vocabulary != checkpoint.vocabulary:
         raise InputError(
-            f"the text is not the one that {printable(str(model))} was trained on "
+            f"the text is not the one that {shown(model)} was trained on "
             f"(sha256 {corpus.sha256[:12]}…, not {about['sha256'][:12]}…)",
             hint="give the same text, or train another model with --model",
         )
@@ -460,7 +458,7 @@ def _last_good(model: Path) -> tuple[CheckpointInfo, list[str]]:
             return info, notes
     why = notes[0].removeprefix("warning: ") if notes else "none has a good manifest"
     raise CheckpointError(
-        f"no checkpoint of {printable(str(model))} can be read: {why}",
+        f"no checkpoint of {shown(model)} can be read: {why}",
         hint="--overwrite begins anew",
     )
 

@@ -37,7 +37,7 @@ WARM_UP_STEPS = 200
 FINAL_LEARNING_RATE = 0.01  # share of the peak
 FALLING_SHARE = 0.4  # of the run
 _EVALUATION_CHUNK = 100
-_ENOUGH_CHARACTERS = 1_000_000
+ENOUGH_CHARACTERS = 1_000_000  # to tell how frequent each is
 
 
 @dataclasses.dataclass
@@ -121,7 +121,7 @@ def log_frequencies(ids: np.ndarray, vocabulary_size: int) -> np.ndarray:
     Returns:
         `(vocab,)` float32, the logarithms of shares that sum to 1.
     """
-    counts = np.bincount(ids[:_ENOUGH_CHARACTERS], minlength=vocabulary_size) + 1.0
+    counts = np.bincount(ids[:ENOUGH_CHARACTERS], minlength=vocabulary_size) + 1.0
     logits: np.ndarray = np.log(counts / counts.sum()).astype(np.float32)
     return logits
 

@@ -61,7 +61,7 @@ from charlstm.pacing import EVALUATIONS_IN_A_RUN, PLAN_TOLERANCE, Pace
 from charlstm.progress import Progress, Reporter
 from charlstm.scoring import unigram_entropy
 from charlstm.storage import shown
-from charlstm.trainers import WARM_UP_STEPS, TrainerState, make_trainer
+from charlstm.trainers import ENOUGH_CHARACTERS, WARM_UP_STEPS, TrainerState, make_trainer
 
 Stopped = Literal["epochs", "minutes", "early", "interrupted"]
 
@@ -79,7 +79,6 @@ ARTICLE_SAMPLE_LENGTH = 60  # each character costs a window
 MAX_FAILURES = 3
 # Closer to the entropy of single characters than this, in nats, is nothing learned.
 _LITTLE = 0.05
-_ENOUGH_CHARACTERS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -494,7 +493,7 @@ class Run:
         # What another model has learned cannot be told from its beginning.
         if is_early or state.n_failures or self.started_from or state.train_loss is None:
             return False
-        ids = self.corpus.ids[: min(self.n_train, _ENOUGH_CHARACTERS)]
+        ids = self.corpus.ids[: min(self.n_train, ENOUGH_CHARACTERS)]
         return state.train_loss > unigram_entropy(np.asarray(ids)) - _LITTLE
 
     def _begin_anew(self) -> None:
