@@ -165,6 +165,18 @@ def shipped_texts() -> dict[str, Path]:
     return {}
 
 
+def corpus_names() -> list[str]:
+    """List the texts that need no path: those in `./corpora/`, and those that ship.
+
+    Returns:
+        File names, in order, each once.
+    """
+    names = set(shipped_texts())
+    with contextlib.suppress(OSError):
+        names |= {path.name for path in Path(CORPORA_FOLDER).glob("*.txt")}
+    return sorted(names)
+
+
 def is_prepared(path: Path) -> bool:
     """Tell whether a folder looks like a prepared corpus."""
     return (path / "corpus.json").is_file()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from charlstm import lookalikes
 from charlstm.errors import CheckpointError, NewerFormatError
 from charlstm.storage import read_plain, shown, write_synced
 
@@ -103,6 +104,33 @@ class Vocabulary:
             (position, character) for each occurrence, in order.
         """
         return [(i, c) for i, c in enumerate(text) if c not in self.char_to_id]
+
+    def nearest(self, character: str) -> str | None:
+        """Spell a character with those of this vocabulary, changing as little as can be.
+
+        Tried are the character itself, then one of three kinds of replacement,
+        then two of them, then all three; the earlier kind first, and where
+        several are composed, in this order:
+
+        1. Typography: quotation marks, dashes, spaces and line ends for one
+           another, the plain one first (“ to ", or " to “); … to ...; ligatures
+           and other compatibility forms (ﬁ to fi); double quotation marks to
+           single ones, tabs and line ends to spaces.
+        2. Accents: é to e, Ä to A, and ß to ss, æ to ae, ø to o and the like.
+        3. Case: É to é, or e to E.
+
+        So É is E if that is known, else é, else e. The same character always
+        gives the same result.
+
+        Args:
+            character: A single code point, lone surrogates included.
+
+        Returns:
+            Characters of this vocabulary, several (… to ...) or even none: ""
+            for what shows nothing by itself, such as a zero-width space or a
+            combining accent. None if nothing fits.
+        """
+        return lookalikes.nearest(character, self.char_to_id)
 
     def id_table(self, dtype: npt.DTypeLike) -> npt.NDArray[np.unsignedinteger]:
         """Make the look-up table that encodes whole arrays of code points.

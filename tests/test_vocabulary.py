@@ -126,6 +126,164 @@ def test_what_is_not_a_set_of_characters_is_refused(characters: list[str], messa
         Vocabulary(characters)
 
 
+# --- the nearest spelling -----------------------------------------------------
+
+LATIN = "\n !\"'()-./:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+LOWER = "\n '-.abcdefghijklmnopqrstuvwxyz"
+TYPESET = "\n “”‘’–…ABCabc"
+
+
+@pytest.mark.parametrize(
+    ("characters", "character", "spelled"),
+    [
+        # Typography to what a typewriter has.
+        (LATIN, "“", '"'),
+        (LATIN, "”", '"'),
+        (LATIN, "„", '"'),
+        (LATIN, "«", '"'),
+        (LATIN, "‘", "'"),
+        (LATIN, "’", "'"),
+        (LATIN, "´", "'"),
+        (LATIN, "`", "'"),
+        (LATIN, "–", "-"),
+        (LATIN, "—", "-"),
+        (LATIN, "−", "-"),
+        (LATIN, "\u2011", "-"),  # a hyphen that does not break
+        (LATIN, "…", "..."),
+        (LATIN, "‥", ".."),
+        (LATIN, "\u00a0", " "),
+        (LATIN, "\u202f", " "),
+        (LATIN, "\u2003", " "),
+        (LATIN, "\u3000", " "),
+        (LATIN, "\t", " "),
+        (LATIN, "\r", "\n"),
+        (LATIN, "\u2028", "\n"),
+        (LATIN, "\f", "\n"),
+        (LATIN, "ﬁ", "fi"),
+        (LATIN, "ﬃ", "ffi"),
+        (LATIN, "ĳ", "ij"),
+        (LATIN, "Ａ", "A"),
+        (LATIN, "²", "2"),
+        (LATIN, "½", "1/2"),
+        (LATIN, "ſ", "s"),
+        (LATIN, "™", "TM"),
+        # And back, where only that is there.
+        (TYPESET, '"', "“"),
+        ("”", '"', "”"),
+        (TYPESET, "'", "’"),
+        ("‘", "'", "‘"),
+        (TYPESET, "-", "–"),
+        ("—", "-", "—"),
+        (TYPESET, "—", "–"),
+        (TYPESET, "«", "“"),
+        ("\u00a0", " ", "\u00a0"),
+        ("…", "⋯", "…"),
+        (LOWER, '"', "'"),
+        (LOWER, "“", "'"),
+        (TYPESET.replace("“", "").replace("”", ""), '"', "’"),
+        ("ab ", "\n", " "),
+        # Accents.
+        (LATIN, "é", "e"),
+        (LATIN, "Ä", "A"),
+        (LATIN, "ñ", "n"),
+        (LATIN, "ç", "c"),
+        (LATIN, "ệ", "e"),  # two marks
+        (LATIN, "ß", "ss"),
+        (LATIN, "ẞ", "SS"),
+        (LATIN, "æ", "ae"),
+        (LATIN, "Æ", "AE"),
+        (LATIN, "œ", "oe"),
+        (LATIN, "ø", "o"),
+        (LATIN, "ǿ", "o"),  # a mark, and a stroke that is none to Unicode
+        ("ø", "ǿ", "ø"),
+        (LATIN, "ł", "l"),
+        (LATIN, "đ", "d"),
+        (LATIN, "þ", "th"),
+        (LATIN, "Þ", "Th"),
+        ("και", "ά", "α"),
+        ("и", "й", "и"),
+        ("か", "が", "か"),
+        ("e\u0301", "é", "e\u0301"),  # it has accents of its own
+        # Case.
+        ("abc", "A", "a"),
+        ("ABC", "a", "A"),
+        ("é", "É", "é"),
+        ("Σσ", "ς", "Σ"),
+        ("σ", "ς", "σ"),
+        ("SS", "S", "S"),
+        ("S", "ß", "SS"),
+        ("i", "İ", "i"),
+        ("i", "ı", "i"),
+        ("ǅ", "ǆ", "ǅ"),  # title case, which is a third one
+        # Several kinds; fewer first, then the earlier kind.
+        ("eEé", "É", "E"),
+        ("eé", "É", "é"),
+        ("e", "É", "e"),
+        ("E", "é", "E"),
+        ("ae", "Æ", "ae"),
+        ("Ae", "Æ", "Ae"),
+        ("a", "Ａ", "a"),
+        ("FI", "ﬁ", "FI"),
+        ("f", "ƒ", "f"),
+        ("o", "Ǿ", "o"),
+        ("a", "Å", "a"),  # the Ångström sign
+        # What shows nothing by itself.
+        (LATIN, "\u200b", ""),
+        (LATIN, "\ufeff", ""),
+        (LATIN, "\u00ad", ""),
+        (LATIN, "\u200d", ""),
+        (LATIN, "\ufe0f", ""),
+        (LATIN, "\u0301", ""),
+        # Nothing fits.
+        (LATIN, "€", None),
+        (LATIN, "😀", None),
+        (LATIN, "中", None),
+        (LATIN, "¨", None),  # no space, whatever Unicode makes of it
+        (LATIN, "\0", None),
+        (LATIN, "\ud800", None),
+        ("ab", "…", None),
+        ("ab", "ß", None),
+        ("ab", " ", None),
+        ("fx", "ﬁ", None),  # half of it would be another text
+    ],
+)
+def test_the_nearest_spelling(characters: str, character: str, spelled: str | None) -> None:
+    assert Vocabulary(set(characters)).nearest(character) == spelled
+
+
+@given(known=SOME_TEXT | st.text(st.sampled_from(LATIN + TYPESET), min_size=1), data=st.data())
+@PROPERTY
+def test_the_nearest_spelling_is_known(known: str, data: st.DataObject) -> None:
+    vocabulary = Vocabulary(set(known))
+    character = data.draw(ANY_CHARACTER)
+    spelled = vocabulary.nearest(character)
+    assert spelled is None or set(spelled) <= set(known)
+    assert Vocabulary(set(known)).nearest(character) == spelled
+
+
+@given(known=SOME_TEXT)
+@PROPERTY
+def test_a_known_character_is_its_own_nearest_spelling(known: str) -> None:
+    vocabulary = Vocabulary(set(known))
+    assert [vocabulary.nearest(c) for c in known] == list(known)
+
+
+def test_every_code_point_has_a_nearest_spelling_or_none() -> None:
+    vocabulary = Vocabulary(LATIN)
+    known = set(LATIN) | {""}
+    # All of the alphabets and the punctuation, some of the rest.
+    some = (*range(0x3000), *range(0x3000, 0x10000, 7), *range(0x10000, 0x110000, 101))
+    for code_point in some:
+        spelled = vocabulary.nearest(chr(code_point))
+        assert spelled is None or set(spelled) <= known
+
+
+def test_letters_of_latin_1_can_all_be_written_in_ascii() -> None:
+    vocabulary = Vocabulary(LATIN)
+    letters = [chr(c) for c in range(0xC0, 0x180) if chr(c).isalpha()]
+    assert [c for c in letters if vocabulary.nearest(c) is None] == []
+
+
 # --- the look-up table --------------------------------------------------------
 
 
