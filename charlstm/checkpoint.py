@@ -2,12 +2,15 @@
 
 A checkpoint is a folder `step-%08d/` in its model's folder (docs/formats.md):
 
-    weights.safetensors   the network, float32, names as in `weight_shapes`
+    weights.safetensors   the network, float32 or float16, names as in `weight_shapes`
     config.json           network, training choices, corpus, seed windows
     vocabulary.json       the characters
     state.safetensors     optimizer slots, carried LSTM states
     trainer.json          step, plan, losses, early-stop state
     manifest.json         size and sha256 of each file, losses, time; written last
+
+A checkpoint that is for writing text only lacks the training state, which is
+two thirds of it: `state.safetensors` and `trainer.json`, in the manifest too.
 
 `write_checkpoint` is the only way out: into a hidden folder, flushed to disk,
 renamed. So there is a whole checkpoint or none. `read_manifest`, and then
@@ -99,6 +102,11 @@ class CheckpointInfo:
     def is_evaluated(self) -> bool:
         """Whether a loss was taken at this very step."""
         return self.val_loss is not None or self.train_loss is not None
+
+    @property
+    def has_state(self) -> bool:
+        """Whether it was saved with a training state, be it still there or not."""
+        return STATE in self.files or TRAINER in self.files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -329,9 +337,14 @@ def load_training_state(info: CheckpointInfo) -> TrainingState:
         The trainer's values and arrays.
 
     Raises:
-        CheckpointError: If a file is missing, not what was saved, or does not
-            fit the configuration.
+        CheckpointError: If it was saved without, or a file is missing, not
+            what was saved, or does not fit the configuration.
     """
+    if not info.has_state:
+        raise CheckpointError(
+            f"{shown(info.path)} holds no training state: it can write, not be resumed",
+            hint="charlstm train TEXT --from MODEL begins with its weights",
+        )
     config = load_config(info)
     shapes = state_shapes(NetworkConfig(**config["network"]), TrainingConfig(**config["training"]))
     del config  # as in `load_checkpoint`
@@ -354,10 +367,14 @@ def verify_checkpoint(info: CheckpointInfo) -> list[str]:
         info: From `read_manifest`.
 
     Returns:
-        What is wrong, a line each; nothing if it is whole.
+        What is wrong, a line each; nothing if it is whole, as it may be
+        without a training state.
     """
-    problems = []
-    for load in (load_checkpoint, load_training_state):
+    problems: list[str] = []
+    loads: list[Callable[[CheckpointInfo], object]] = [load_checkpoint]
+    if info.has_state:
+        loads.append(load_training_state)
+    for load in loads:
         try:
             load(info)
         except CheckpointError as error:
@@ -515,7 +532,7 @@ def write_checkpoint(
     config: dict[str, Any],
     vocabulary: Vocabulary,
     weights: Arrays,
-    state: TrainingState,
+    state: TrainingState | None,
     run: str = "",
     now: float | None = None,
 ) -> CheckpointInfo:
@@ -532,8 +549,9 @@ def write_checkpoint(
         val_loss: Nats/char, or None if not evaluated at this step.
         config: Content of `config.json`, less its format version.
         vocabulary: The characters.
-        weights: Arrays by name, as in `weight_shapes`.
-        state: What `--resume` needs.
+        weights: Float32 or float16 arrays by name, as in `weight_shapes`.
+        state: What `--resume` needs; None for a checkpoint that is for writing
+            text only.
         run: Names the training run.
         now: Seconds since 1970; the clock's by default.
 
@@ -551,9 +569,10 @@ def write_checkpoint(
             WEIGHTS: _save_arrays(weights),
             CONFIG: _to_json(version | config),
             VOCABULARY: _to_json(vocabulary.to_json()),
-            STATE: _save_arrays(state.arrays),
-            TRAINER: _to_json(version | state.trainer),
         }
+        if state is not None:
+            contents[STATE] = _save_arrays(state.arrays)
+            contents[TRAINER] = _to_json(version | state.trainer)
         for name, limit in MAX_JSON_BYTES.items():
             if len(contents.get(name, b"")) > limit:
                 raise OutputError(f"{name} would have over {limit:,} bytes, and not be read again")

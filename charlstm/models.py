@@ -5,11 +5,15 @@ and a lock. There is no pointer to the best or the last one that could go
 stale: both follow from the manifests. Only who holds the lock writes, and what
 is kept is the best, the last two, and the one that a loss that is not finite
 would go back to; what is damaged is left where it is.
+
+A model ships with the package, for who has trained none yet. It is found after
+a person's own, read like any other, and never locked or written to.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.resources
 import math
 import os
 import re
@@ -43,9 +47,11 @@ from charlstm.logs import HISTORY, LOGS, read_log
 from charlstm.storage import is_plain, make_folder, make_hidden_folder, remove, shown
 
 CHECKPOINTS_FOLDER = "checkpoints"
+DEFAULT_SHIPPED = "macbeth"
 KEEP_LAST = 2
 _STEP_FOLDER = re.compile(r"step-(\d{8,18})")
 _LOCK = ".lock"
+_TRAIN_ONE = "train one first: charlstm train macbeth.txt"
 # A reader that meets a checkpoint as it is retired looks again.
 _LOOKS = 20
 
@@ -187,11 +193,76 @@ def list_models(root: Path | None = None) -> list[Path]:
     return [entry for _, entry in sorted(dated, key=lambda pair: -pair[0])]
 
 
-def find_model(name: str | None) -> Path:
-    """Find the model that a person means.
+def shipped_folder() -> Path:
+    """Return the folder of the package that holds its models, if it has one."""
+    return Path(str(importlib.resources.files("charlstm"))) / "shipped"
+
+
+def shipped_models() -> dict[str, Path]:
+    """Return the models that come with the package, by name."""
+    with contextlib.suppress(OSError):
+        entries = sorted(shipped_folder().iterdir())
+        return {entry.name: entry for entry in entries if holds_model(entry)}
+    return {}
+
+
+def is_shipped(model: Path) -> bool:
+    """Tell whether a folder is, or would be, in that of the models that ship.
 
     Args:
-        name: As given to `--model`; None for the newest model.
+        model: The folder, which may not exist.
+
+    Returns:
+        True however the way there is written, links included.
+    """
+    shipped = shipped_folder()
+    real = Path(os.path.realpath(model))
+    for folder in (real, *real.parents):
+        # Compared as files, since two spellings can be one folder on some systems.
+        with contextlib.suppress(OSError):
+            if folder.samefile(shipped):
+                return True
+    return False
+
+
+def refuse_shipped(model: Path) -> None:
+    """Refuse to write where the models that ship are.
+
+    Args:
+        model: The folder to write to.
+
+    Raises:
+        InputError: If it is there.
+    """
+    if is_shipped(model):
+        raise InputError(
+            f"{shown(model)} ships with charlstm and is never written to",
+            hint="give --model another name; --from MODEL begins with its weights",
+        )
+
+
+def model_names() -> list[str]:
+    """List what `--model` can be given as a bare word.
+
+    Returns:
+        Own models, the one written last first; then those that ship, less
+        those whose name an own one has.
+    """
+    return [model.name for model in list_models()] + list(unshadowed_models())
+
+
+def unshadowed_models() -> dict[str, Path]:
+    """Return the models that ship and whose name no own one has, by name."""
+    own = Path(CHECKPOINTS_FOLDER)
+    return {name: path for name, path in shipped_models().items() if not holds_model(own / name)}
+
+
+def find_model(name: str | None) -> Path:
+    """Find the model that a person means: an own one, or else one that ships.
+
+    Args:
+        name: As given to `--model`; None for the newest own model, or the one
+            that ships if there is none.
 
     Returns:
         A folder with at least one checkpoint.
@@ -200,25 +271,62 @@ def find_model(name: str | None) -> Path:
         ModelNotFoundError: If there is none; lists those there are.
         CheckpointError: If all its checkpoints are damaged.
     """
-    models = list_models()
-    if name is None:
-        if not models:
-            raise ModelNotFoundError(
-                f"there is no model in {CHECKPOINTS_FOLDER}/ yet",
-                hint="train one first: charlstm train macbeth.txt",
-            )
-        return models[0]
-    model = model_path(name)
-    if list_checkpoints(model):
-        return model
-    if holds_model(model):
+    model = locate_model(name)
+    if not list_checkpoints(model):
         raise CheckpointError(
             f"the checkpoints of {shown(model)} are damaged: none has a good manifest",
             hint="train it anew with --overwrite, or name another model",
         )
-    known = ", ".join(printable(m.name) for m in models)
-    hint = f"models here: {known}" if known else "train one first: charlstm train macbeth.txt"
-    raise ModelNotFoundError(f"there is no model {printable(name)} ({shown(model)})", hint=hint)
+    return model
+
+
+def locate_model(name: str | None) -> Path:
+    """Find the folder of the model that a person means, even if all in it is damaged.
+
+    A damaged own model is not passed over for one that ships: text of another
+    model must not be taken for its.
+
+    Args:
+        name: As `find_model`.
+
+    Returns:
+        A folder that `holds_model`.
+
+    Raises:
+        ModelNotFoundError: If there is none; lists those there are.
+    """
+    shipped = shipped_models()
+    if name is None:
+        own = list_models() or _damaged_models()
+        if own:
+            return own[0]
+        if DEFAULT_SHIPPED in shipped:
+            return shipped[DEFAULT_SHIPPED]
+        raise ModelNotFoundError(
+            f"there is no model in {CHECKPOINTS_FOLDER}/, and none ships with this charlstm",
+            hint=_TRAIN_ONE,
+        )
+    model = model_path(name)
+    if holds_model(model):
+        return model
+    if name in shipped:  # no name with a separator is
+        return shipped[name]
+    known = {
+        "models here: ": [entry.name for entry in list_models()],
+        "shipped with charlstm: ": list(unshadowed_models()),
+    }
+    hints = [what + ", ".join(map(printable, names)) for what, names in known.items() if names]
+    raise ModelNotFoundError(
+        f"there is no model {printable(name)} ({shown(model)})",
+        hint="; ".join(hints) or _TRAIN_ONE,
+    )
+
+
+def _damaged_models() -> list[Path]:
+    """List the models in `checkpoints/` if none of them has a checkpoint to list."""
+    with contextlib.suppress(OSError):
+        return [e for e in sorted(Path(CHECKPOINTS_FOLDER).iterdir()) if holds_model(e)]
+    return []
 
 
 def choose_checkpoint(model: Path, which: str) -> CheckpointInfo:
@@ -308,10 +416,12 @@ def lock_model(model: Path) -> Iterator[None]:
         Nothing.
 
     Raises:
+        InputError: If it is one that ships.
         OutputError: If another run writes it, or the folder cannot be written.
     """
     from filelock import FileLock, Timeout
 
+    refuse_shipped(model)
     try:
         make_folder(model)
         # Refuses a read-only folder now, not after a night of training.
@@ -480,8 +590,9 @@ def describe_model(model: Path) -> dict[str, Any]:
         model: A folder with at least one checkpoint.
 
     Returns:
-        Plain values: name, path, recipe, parameters, layers, units,
-        seq_length, vocabulary_size, corpus, training, versions, checkpoints.
+        Plain values: name, path, shipped (with the package), recipe,
+        parameters, layers, units, seq_length, vocabulary_size, corpus,
+        training, versions, checkpoints.
 
     Raises:
         CheckpointError: If no checkpoint can be read.
@@ -495,6 +606,7 @@ def describe_model(model: Path) -> dict[str, Any]:
     return {
         "name": model.resolve().name,
         "path": str(model.resolve()),
+        "shipped": is_shipped(model),
         "recipe": config.get("recipe"),
         "parameters": network.parameters,
         "layers": network.layers,

@@ -51,6 +51,7 @@ from charlstm.models import (
     list_with_problems,
     model_path,
     open_checkpoint,
+    refuse_shipped,
 )
 from charlstm.reading import CorpusOptions
 from charlstm.storage import is_portable_name, portable_name, shown
@@ -125,7 +126,8 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
         The plan.
 
     Raises:
-        InputError: If something about the request is wrong.
+        InputError: If something about the request is wrong, or it would write
+            to a model that ships.
         ModelExistsError: If the model exists and neither going on nor
             overwriting was asked for.
         CheckpointError: If the checkpoint to go on from is damaged.
@@ -136,7 +138,7 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
         if plan is not None:
             return plan
         if request.corpus is None:
-            find_model(request.model)  # says which models there are
+            raise _nothing_to_resume(find_model(request.model))  # or it says what there is
     if request.corpus is None:
         raise InputError("there is no text to train on", hint="charlstm train macbeth.txt")
     # Settings and the folder are checked first: they cost nothing.
@@ -144,6 +146,7 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
     choices = _training_config(recipe, request, n_train=1_000_000)
     source = None if request.corpus == "-" else find_corpus(request.corpus)
     model = _model_folder(request, source)
+    refuse_shipped(model)
     notes: list[str] = []
     if holds_model(model):
         if not request.overwrite:
@@ -205,6 +208,14 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
         resume_from=None,
         start_from=start_from,
         notes=tuple(notes),
+    )
+
+
+def _nothing_to_resume(shipped: Path) -> InputError:
+    name = printable(shipped.name)
+    return InputError(
+        f"{name} ships with charlstm without its training state: it can write, not be resumed",
+        hint=f"charlstm train TEXT --from {name} begins with its weights",
     )
 
 
@@ -447,6 +458,8 @@ def _resumed_model(request: TrainingRequest, source: Path | None, is_missing: bo
 
 def _last_good(model: Path) -> tuple[CheckpointInfo, list[str]]:
     listed, unlisted = list_with_problems(model)
+    if listed and not any(info.has_state for info in listed):
+        load_training_state(listed[-1])  # says so, and what else can be done with it
     notes = [f"warning: {problem}; passed over" for problem in unlisted]
     for info in reversed(listed):
         try:

@@ -45,6 +45,7 @@ from charlstm.checkpoint import (
     TrainingState,
     load_checkpoint,
     load_training_state,
+    verify_checkpoint,
     weight_shapes,
     write_checkpoint,
 )
@@ -163,6 +164,67 @@ def test_half_precision_weights_are_widened(model: Path) -> None:
     info = save(model, 10, weights=half)
     widened = {name: array.astype(np.float32) for name, array in half.items()}
     assert_same_arrays(load_checkpoint(info).weights, widened)
+
+
+# --- for writing text only --------------------------------------------------------
+
+
+def test_a_checkpoint_may_be_for_writing_text_only(model: Path) -> None:
+    half = {name: a.astype(np.float16) for name, a in random_weights(make_network()).items()}
+    info = save(model, 10, weights=half, state=None)
+    assert folders(info.path) == sorted((*LOADED_FOR_WRITING_TEXT, "manifest.json"))
+    assert set(info.files) == set(LOADED_FOR_WRITING_TEXT)
+    assert not info.has_state
+    checkpoint, warnings = open_checkpoint(model)
+    assert_same_arrays(checkpoint.weights, {n: a.astype(np.float32) for n, a in half.items()})
+    assert warnings == []
+    assert verify_checkpoint(info) == []
+    with pytest.raises(CheckpointError) as caught:
+        load_training_state(info)
+    assert caught.value.message == (
+        f"{info.path} holds no training state: it can write, not be resumed"
+    )
+    assert caught.value.hint == "charlstm train TEXT --from MODEL begins with its weights"
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("name", LOADED_FOR_WRITING_TEXT)
+def test_damage_is_found_without_a_training_state_too(model: Path, name: str) -> None:
+    info = save(model, 10, state=None)
+    path = info.path / name
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert verify_checkpoint(info) == [f"{path} is damaged: it is not what was saved"]
+    path.unlink()
+    assert verify_checkpoint(info) == [f"{path} is missing or not a plain file"]
+
+
+def test_a_training_state_that_was_saved_and_is_gone_is_damage(model: Path) -> None:
+    # Not taken for a checkpoint that is for writing text only.
+    info = save(model, 10)
+    for name in ("state.safetensors", "trainer.json"):
+        (info.path / name).unlink()
+    assert choose_checkpoint(model, "last").has_state
+    assert verify_checkpoint(info) == [
+        f"{info.path / 'trainer.json'} is missing or not a plain file"
+    ]
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "trainer.json"])
+def test_half_a_training_state_is_damage(model: Path, name: str) -> None:
+    info = save(model, 10)
+    change_manifest(info.path, lambda manifest: manifest["files"].pop(name))
+    info = choose_checkpoint(model, "last")
+    assert verify_checkpoint(info) == [f"{info.path / name} is not in the manifest"]
+
+
+def test_a_training_state_that_is_not_listed_is_not_read(model: Path) -> None:
+    info = save(model, 10, state=None)
+    other = save(model.with_name("other"), 10)
+    for name in ("state.safetensors", "trainer.json"):
+        (info.path / name).write_bytes((other.path / name).read_bytes())
+    with pytest.raises(CheckpointError, match="holds no training state"):
+        load_training_state(choose_checkpoint(model, "last"))
 
 
 def test_the_clock_dates_a_checkpoint_unless_told_otherwise(

@@ -20,6 +20,7 @@ import pytest
 from helpers import (
     VOCABULARY,
     assert_holds,
+    assert_same_arrays,
     assert_work_failed,
     change_manifest,
     folders,
@@ -44,6 +45,7 @@ from charlstm.errors import (
     CheckpointError,
     InputError,
     ModelNotFoundError,
+    NewerFormatError,
     OutputError,
 )
 from charlstm.logs import append_log
@@ -55,11 +57,15 @@ from charlstm.models import (
     drop_other_runs,
     find_model,
     holds_model,
+    is_shipped,
     list_checkpoints,
     list_models,
+    locate_model,
     lock_model,
+    model_names,
     model_path,
     open_checkpoint,
+    shipped_models,
     verify_model,
 )
 
@@ -373,27 +379,21 @@ def test_the_newest_model_is_so_by_its_own_record(empty_workplace: Path) -> None
     ]
 
 
-def test_without_any_model_the_cure_is_named(empty_workplace: Path) -> None:
-    for name in (None, "tale"):
-        with pytest.raises(ModelNotFoundError) as caught:
-            find_model(name)
-        assert caught.value.exit_code == 1
-        assert caught.value.hint == "train one first: charlstm train macbeth.txt"
-        expected = {
-            None: "there is no model in checkpoints/ yet",
-            "tale": "there is no model tale (checkpoints/tale)",
-        }
-        assert caught.value.message == expected[name]
-
-
-def test_an_unknown_model_lists_the_known(empty_workplace: Path) -> None:
+def test_an_unknown_model_lists_the_known(empty_workplace: Path, shipped: Path) -> None:
+    with pytest.raises(ModelNotFoundError) as caught:
+        find_model("tale")
+    assert caught.value.message == "there is no model tale (checkpoints/tale)"
+    assert caught.value.hint == "shipped with charlstm: macbeth, sonnets"
     save(empty_workplace / "checkpoints" / "hamlet", 10, now=100)
     save(empty_workplace / "checkpoints" / "lear\x1b[2J", 10, now=200)
+    save(empty_workplace / "checkpoints" / "sonnets", 10, now=150)
     with pytest.raises(ModelNotFoundError) as caught:
         find_model("macbeth\n")
     assert caught.value.exit_code == 1
     assert caught.value.message == r"there is no model macbeth\n (checkpoints/macbeth\n)"
-    assert caught.value.hint == r"models here: lear\x1b[2J, hamlet"
+    assert caught.value.hint == (
+        r"models here: lear\x1b[2J, sonnets, hamlet; shipped with charlstm: macbeth"
+    )
     assert find_model("hamlet") == Path("checkpoints/hamlet")
     with pytest.raises(ModelNotFoundError) as caught:
         find_model("./hamlet")
@@ -436,6 +436,162 @@ def test_what_cannot_be_a_name_is_refused(name: str, shown: str) -> None:
     assert caught.value.message == f"{shown} cannot be a model's name"
     assert caught.value.hint == "give a word, or a path with a separator such as ./mine"
     assert caught.value.exit_code == 2
+
+
+# --- models that ship ---------------------------------------------------------------
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package's folder with two models, and with what is none."""
+    folder = tmp_path / "package" / "shipped"
+    for n, name in enumerate(("sonnets", "macbeth")):
+        # The newest of all: what ships must not win by its date.
+        save(folder / name, 60 + n, random_seed=n, state=None, now=9e9)
+    (folder / "README.md").write_text("no model")
+    (folder / "__pycache__").mkdir()
+    monkeypatch.setattr(models, "shipped_folder", lambda: folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def test_only_models_count_as_shipped(shipped: Path) -> None:
+    assert shipped_models() == {"macbeth": shipped / "macbeth", "sonnets": shipped / "sonnets"}
+    assert list(shipped_models()) == ["macbeth", "sonnets"]
+
+
+def test_what_ships_is_found_where_there_is_nothing_else(
+    empty_workplace: Path, shipped: Path
+) -> None:
+    assert find_model(None) == shipped / "macbeth"
+    assert find_model("macbeth") == shipped / "macbeth"
+    assert find_model("sonnets") == shipped / "sonnets"
+    assert list_models() == []
+    assert model_names() == ["macbeth", "sonnets"]
+
+
+def test_an_own_model_comes_first_by_date_and_by_name(empty_workplace: Path, shipped: Path) -> None:
+    checkpoints = empty_workplace / "checkpoints"
+    save(checkpoints / "hamlet", 10, now=100.0)
+    assert find_model(None) == Path("checkpoints/hamlet")
+    assert find_model("macbeth") == shipped / "macbeth"
+    assert model_names() == ["hamlet", "macbeth", "sonnets"]
+    save(checkpoints / "macbeth", 10, now=50.0)
+    assert find_model("macbeth") == Path("checkpoints/macbeth")
+    assert find_model(None) == Path("checkpoints/hamlet")
+    assert model_names() == ["hamlet", "macbeth", "sonnets"]
+    # An empty folder, as a run that failed leaves it, is no model.
+    (checkpoints / "sonnets").mkdir()
+    assert find_model("sonnets") == shipped / "sonnets"
+
+
+def test_a_damaged_own_model_is_not_passed_over_for_one_that_ships(
+    empty_workplace: Path, shipped: Path
+) -> None:
+    # Its text would be taken for that of the own model.
+    info = save(empty_workplace / "checkpoints" / "macbeth", 10)
+    (info.path / "manifest.json").write_bytes(b"torn")
+    for name in ("macbeth", None):
+        with pytest.raises(CheckpointError) as caught:
+            find_model(name)
+        assert caught.value.message == (
+            "the checkpoints of checkpoints/macbeth are damaged: none has a good manifest"
+        )
+        assert locate_model(name) == Path("checkpoints/macbeth")
+    assert model_names() == ["sonnets"]
+    save(empty_workplace / "checkpoints" / "hamlet", 10)
+    assert find_model(None) == Path("checkpoints/hamlet")
+
+
+def test_an_own_model_of_a_newer_program_is_not_passed_over(
+    empty_workplace: Path, shipped: Path
+) -> None:
+    info = save(empty_workplace / "checkpoints" / "tale", 10)
+    change_manifest(info.path, lambda manifest: manifest.update(format_version=2))
+    for name in ("tale", None):
+        with pytest.raises(NewerFormatError):
+            find_model(name)
+
+
+@pytest.mark.parametrize("name", ["./macbeth", "macbeth/", "checkpoints/macbeth", "../macbeth"])
+def test_a_path_is_only_ever_that_folder(empty_workplace: Path, shipped: Path, name: str) -> None:
+    with pytest.raises(ModelNotFoundError):
+        find_model(name)
+    save(Path(name), 10)
+    assert find_model(name) == Path(name)
+
+
+def test_where_nothing_ships_the_cure_is_named(
+    empty_workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "shipped_folder", lambda: tmp_path / "missing")
+    expected = {
+        None: "there is no model in checkpoints/, and none ships with this charlstm",
+        "macbeth": "there is no model macbeth (checkpoints/macbeth)",
+    }
+    for name, message in expected.items():
+        with pytest.raises(ModelNotFoundError) as caught:
+            find_model(name)
+        assert caught.value.exit_code == 1
+        assert caught.value.message == message
+        assert caught.value.hint == "train one first: charlstm train macbeth.txt"
+    assert shipped_models() == {}
+    assert not is_shipped(tmp_path / "missing" / "macbeth")
+
+
+def test_a_model_that_ships_is_known_however_it_is_written(
+    empty_workplace: Path, shipped: Path, tmp_path: Path
+) -> None:
+    linked = tmp_path / "linked"
+    linked.symlink_to(shipped / "macbeth")
+    for there in (
+        shipped / "macbeth",
+        shipped / "macbeth" / "step-00000061",
+        shipped / "missing",
+        shipped / "missing" / ".." / "macbeth",
+        shipped,
+        linked,
+        Path("../package/shipped/macbeth"),
+    ):
+        assert is_shipped(there), there
+    save(empty_workplace / "checkpoints" / "macbeth", 10)
+    for elsewhere in (
+        Path("checkpoints/macbeth"),
+        Path("missing"),
+        shipped.parent,
+        shipped.with_name("shipped-too") / "macbeth",
+        shipped / "macbeth" / ".." / ".." / "mine",
+        Path("x" * 5_000),
+    ):
+        assert not is_shipped(elsewhere), elsewhere
+
+
+def test_no_run_locks_a_model_that_ships(shipped: Path) -> None:
+    before = contents(shipped)
+    for model in (shipped / "macbeth", shipped / "mine"):
+        with pytest.raises(InputError) as caught, lock_model(model):
+            pytest.fail("a model that ships was locked")
+        assert caught.value.message == f"{model} ships with charlstm and is never written to"
+        assert (
+            caught.value.hint == "give --model another name; --from MODEL begins with its weights"
+        )
+    assert contents(shipped) == before
+
+
+def test_a_model_that_ships_is_read_as_any_other(empty_workplace: Path, shipped: Path) -> None:
+    before = contents(shipped)
+    model = find_model("macbeth")
+    described = describe_model(model)
+    assert (described["name"], described["shipped"]) == ("macbeth", True)
+    assert [entry["step"] for entry in described["checkpoints"]] == [61]
+    checkpoint, warnings = open_checkpoint(model)
+    assert_same_arrays(checkpoint.weights, random_weights(make_network(), 1))
+    assert warnings == []
+    assert [problems for _, problems in verify_model(model)] == [[]]
+    assert contents(shipped) == before
 
 
 # --- choosing ---------------------------------------------------------------------
@@ -612,6 +768,7 @@ def test_a_model_is_described(empty_workplace: Path) -> None:
     assert described == {
         "name": "tale",
         "path": str(empty_workplace / "checkpoints" / "tale"),
+        "shipped": False,
         "recipe": "default",
         # By hand: 4·5·(7+5+1) + 4·5·(5+5+1) + (5+1)·7
         "parameters": 260 + 220 + 42,
