@@ -236,11 +236,26 @@ class EvaluationRows:
             bool, True where the target is scored.
         """
         bounds = self._bounds
-        # Rows are aligned at the left: the first has no warm-up and ends sooner.
-        index = self._feed_starts[:, None] + np.arange(start, start + length)
-        target_index = index + 1
+        target_index = self.positions(start, length)
+        index = target_index - 1
         is_scored = (target_index >= bounds[:-1, None]) & (target_index < bounds[1:, None])
         last = len(self.ids) - 1
         inputs = self.ids[np.minimum(index, last)].astype(np.int32)
         targets = self.ids[np.minimum(target_index, last)].astype(np.int32)
         return inputs, targets, is_scored
+
+    def positions(self, start: int, length: int) -> npt.NDArray[np.int64]:
+        """Tell where in the text the targets of some steps are.
+
+        Args:
+            start: First step, in [0, width).
+            length: Number of steps.
+
+        Returns:
+            `(rows, length)` int64; may be past the end where nothing is scored.
+        """
+        # Rows are aligned at the left: the first has no warm-up and ends sooner.
+        positions: npt.NDArray[np.int64] = (
+            self._feed_starts[:, None] + 1 + np.arange(start, start + length)
+        )
+        return positions

@@ -1,259 +1,194 @@
-"""Writing text: the LSTM step in NumPy, and the loop around it.
+"""Writing text: seeds, the loop that writes, beam search.
 
-TensorFlow takes seconds to import and hundreds of microseconds to start one
-step; these few matrix-vector products take neither. Two readers of characters
-share one interface: `CarriedState` keeps its state for ever, `SlidingWindow`
-(recipe article) reads the last window anew for each character.
+A `Voice` is what writes: one model, or several at once. `write_texts` writes
+with it, several texts side by side as one batch; each has its own random
+stream and ends by itself.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from charlstm.checkpoint import Checkpoint
-from charlstm.config import NetworkConfig
-from charlstm.errors import SeedTextError, printable
-from charlstm.sampling import Logits, sample
+from charlstm.config import NetworkConfig, check_float
+from charlstm.engine import (
+    Ids,
+    LSTMStep,
+    Mixture,
+    Reader,
+    make_reader,
+    one_blas_thread,
+)
+from charlstm.errors import ConfigError, SeedTextError, printable
+from charlstm.reading import CorpusOptions
+from charlstm.sampling import (
+    REPETITION_WINDOW,
+    Logits,
+    Sampler,
+    SamplingConfig,
+    log_softmax,
+    softmax,
+)
+from charlstm.stopping import Ending, Stopped, StopRules
 from charlstm.vocabulary import Vocabulary
 
-# On Macbeth after three minutes, 0.6 wrote 87% real words and repeated itself as
-# little as the held-out text (distinct word trigrams 98%); 0.8 wrote 82% real
-# words, 0.4 94% with 89% distinct trigrams.
-DEFAULT_TEMPERATURE = 0.6
+# Measured (docs/generation.md): as many real words as a temperature of 0.5 gives,
+# as little repetition as 0.6 alone, which is that of the held-out text.
+DEFAULT_TEMPERATURE, DEFAULT_TOP_P = 0.6, 0.9
 
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.integer]
+# More texts at once are hardly faster each, and the first would come later.
+TEXTS_AT_ONCE = 64
+# Beams that have not come to agree by then follow the best.
+_LONGEST_DISAGREEMENT = 1_000
 
 
-class LSTMState:
-    """The hidden and cell states of all layers for a batch of texts.
+# --- who writes -----------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Voice:
+    """What writes: networks, and the characters that all of them know.
 
     Attributes:
-        h: One `(batch, units)` float32 array a layer.
-        c: Likewise.
+        parts: Each network with its own vocabulary and its weight; the
+            weights add up to 1.
+        vocabulary: The characters that are written.
+        options: How each network's corpus was read.
+        seed_windows: Texts to begin with where no seed is given.
     """
 
-    def __init__(self, network: NetworkConfig, batch: int) -> None:
-        """Start from zero."""
-        shape = (batch, network.units)
-        self.h = [np.zeros(shape, np.float32) for _ in range(network.layers)]
-        self.c = [np.zeros(shape, np.float32) for _ in range(network.layers)]
+    parts: tuple[tuple[LSTMStep, Vocabulary, float], ...]
+    vocabulary: Vocabulary
+    options: tuple[CorpusOptions, ...] = ()
+    seed_windows: tuple[str, ...] = ()
 
-
-class LSTMStep:
-    """The network, one character at a time.
-
-    With the gates packed i, f, g, o and σ(x) = (1 + tanh(x/2)) / 2, one tanh
-    serves all four: the columns of i, f and o are halved once, here, which is
-    exact in floating point. The steps are those of Hochreiter & Schmidhuber
-    (1997) with the forget gate of Gers et al. (2000):
-
-        i, f, o = σ(x·K + h·R + b),  g = tanh(x·K + h·R + b)
-        c ← f·c + i·g,  h ← o·tanh(c)
-
-    Args:
-        network: The network's shape.
-        weights: Float32 arrays named and shaped as in
-            `checkpoint.weight_shapes`.
-    """
-
-    def __init__(self, network: NetworkConfig, weights: Mapping[str, Floats]) -> None:
-        """Fold the biases in and put each layer's two kernels into one."""
-        self.network = network
-        units = network.units
-        half = np.ones(4 * units, np.float32)
-        half[: 2 * units] = 0.5
-        half[3 * units :] = 0.5
-
-        def halved(name: str) -> Floats:
-            array: Floats = np.ascontiguousarray(weights[name] * half)
-            return array
-
-        # Layer 1 looks its input up: a one-hot row times the kernel is a row
-        # of the kernel.
-        if network.input == "one_hot":
-            self._input_table = halved("lstm_1/kernel") + halved("lstm_1/bias")
-        else:
-            scaled = np.arange(network.vocabulary_size, dtype=np.float32)[:, None]
-            scaled /= np.float32(network.vocabulary_size)
-            self._input_table = scaled * halved("lstm_1/kernel") + halved("lstm_1/bias")
-        self._recurrent = halved("lstm_1/recurrent_kernel")
-        # The layers above take [below, own] in one product: (2·units, 4·units).
-        self._stacked = [
-            np.concatenate([halved(f"lstm_{n}/kernel"), halved(f"lstm_{n}/recurrent_kernel")])
-            for n in range(2, network.layers + 1)
-        ]
-        self._biases = [halved(f"lstm_{n}/bias") for n in range(2, network.layers + 1)]
-        self._dense = np.ascontiguousarray(weights["dense/kernel"])
-        self._dense_bias = weights["dense/bias"]
-
-    def advance(self, ids: Ids, state: LSTMState) -> None:
-        """Read one character of each text.
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Voice:
+        """Let one model speak.
 
         Args:
-            ids: `(batch,)` integers.
-            state: Changed in place.
-        """
-        z = self._input_table[ids]  # (batch, 4 * units)
-        z += state.h[0] @ self._recurrent
-        self._gate(z, 0, state)
-        for layer in range(1, self.network.layers):
-            both = np.concatenate((state.h[layer - 1], state.h[layer]), axis=1)
-            z = both @ self._stacked[layer - 1]
-            z += self._biases[layer - 1]
-            self._gate(z, layer, state)
-
-    def _gate(self, z: Floats, layer: int, state: LSTMState) -> None:
-        units = self.network.units
-        np.tanh(z, out=z)
-        g = z[:, 2 * units : 3 * units].copy()
-        z *= np.float32(0.5)
-        z += np.float32(0.5)
-        c, h = state.c[layer], state.h[layer]
-        c *= z[:, units : 2 * units]
-        g *= z[:, :units]
-        c += g
-        np.tanh(c, out=h)
-        h *= z[:, 3 * units :]
-
-    def logits(self, state: LSTMState) -> Logits:
-        """Score what may come next.
-
-        Args:
-            state: After `advance`.
+            checkpoint: A loaded checkpoint.
 
         Returns:
-            `(batch, vocab)` float32.
+            The voice.
         """
-        logits: Logits = state.h[-1] @ self._dense
-        logits += self._dense_bias
-        return logits
+        return cls.mixed([(checkpoint, 1.0)])
 
-
-class Reader(Protocol):
-    """Reads characters and says what may come next."""
-
-    def feed(self, ids: Ids) -> Logits:
-        """Read one character of each text, `(batch,)`, and return `(batch, vocab)` logits."""
-        ...
-
-
-class CarriedState:
-    """A reader whose state has no horizon.
-
-    Args:
-        step: The network.
-        batch: Texts read side by side.
-    """
-
-    def __init__(self, step: LSTMStep, *, batch: int) -> None:
-        """Start from a zero state."""
-        self._step = step
-        self._state = LSTMState(step.network, batch)
-
-    def feed(self, ids: Ids) -> Logits:
-        """Read one character of each text.
+    @classmethod
+    def mixed(cls, checkpoints: Sequence[tuple[Checkpoint, float]]) -> Voice:
+        """Let several models speak at once.
 
         Args:
-            ids: `(batch,)` integers.
+            checkpoints: Each with its weight, above 0 and finite.
 
         Returns:
-            `(batch, vocab)` float32 logits of the next.
+            The voice, with the weights scaled to add up to 1.
+
+        Raises:
+            ConfigError: If a weight is out of range, or no two characters
+                are known to all.
         """
-        self._step.advance(ids, self._state)
-        return self._step.logits(self._state)
+        for _, weight in checkpoints:
+            check_float("a model's weight", weight, low=0, low_open=True, high=1e9)
+        total = sum(weight for _, weight in checkpoints)
+        shared = set.intersection(*(set(c.vocabulary.characters) for c, _ in checkpoints))
+        if len(shared) < 2:
+            raise ConfigError(
+                f"{' and '.join(printable(c.model.name) for c, _ in checkpoints)} "
+                f"have {len(shared)} characters in common; writing needs two"
+            )
+        windows = [w for c, _ in checkpoints for w in c.seed_windows if set(w) <= shared]
+        return cls(
+            parts=tuple(
+                (LSTMStep(c.network, c.weights), c.vocabulary, weight / total)
+                for c, weight in checkpoints
+            ),
+            vocabulary=Vocabulary(shared),
+            options=tuple(c.text_options for c, _ in checkpoints),
+            seed_windows=tuple(windows),
+        )
 
-
-class SlidingWindow:
-    """A reader that starts from zero and reads the last window for each character.
-
-    Args:
-        step: The network.
-        batch: Texts read side by side.
-    """
-
-    def __init__(self, step: LSTMStep, *, batch: int) -> None:
-        """Start with an empty window."""
-        self._step = step
-        self._batch = batch
-        self._window: collections.deque[Ids] = collections.deque(maxlen=step.network.seq_length)
-
-    @property
-    def horizon(self) -> int:
-        """Characters that it looks back."""
-        return self._step.network.seq_length
-
-    def remember(self, ids: Ids) -> None:
-        """Put `(batch,)` ids into the window without asking what comes next."""
-        self._window.append(ids)
-
-    def feed(self, ids: Ids) -> Logits:
-        """Read one character of each text.
+    def reader(self, *, batch: int) -> Reader:
+        """Return a reader that has read nothing.
 
         Args:
-            ids: `(batch,)` integers.
+            batch: Texts read side by side.
 
         Returns:
-            `(batch, vocab)` float32 logits of the next.
+            It reads and scores ids of `vocabulary`.
         """
-        self.remember(ids)
-        state = LSTMState(self._step.network, self._batch)
-        for column in self._window:
-            self._step.advance(column, state)
-        return self._step.logits(state)
+        readers = [make_reader(step, batch=batch) for step, _, _ in self.parts]
+        if len(readers) == 1:
+            return readers[0]
+        return Mixture(
+            readers,
+            own_ids=[own.encode("".join(self.vocabulary.characters)) for _, own, _ in self.parts],
+            weights=[weight for _, _, weight in self.parts],
+        )
+
+    def clean(self, text: str) -> str:
+        """Treat a seed text as the corpora were treated.
+
+        Args:
+            text: As it was typed.
+
+        Returns:
+            Lower-cased and normalised if they were.
+        """
+        for options in self.options:
+            text = options.clean(text)
+        return text
+
+    def sampling(self, **given: Any) -> SamplingConfig:
+        """Return how it writes unless told otherwise, changed by what was told.
+
+        The default top-p goes with the default way only: who types a
+        temperature or another filter gets that alone.
+
+        Args:
+            **given: Fields of `SamplingConfig` that somebody typed.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ConfigError: If it does not hold together.
+        """
+        config = default_sampling(self.parts[0][0].network)
+        if {"temperature", "top_k", "min_p", "typical_p"} & set(given):
+            config = dataclasses.replace(config, top_p=1.0)
+        return config.adjusted(**given)
 
 
-def make_reader(step: LSTMStep, *, batch: int) -> Reader:
-    """Choose the reader that fits how the network was trained.
-
-    Args:
-        step: The network.
-        batch: Texts read side by side.
-
-    Returns:
-        A reader that has read nothing.
-    """
-    if step.network.carries_state:
-        return CarriedState(step, batch=batch)
-    return SlidingWindow(step, batch=batch)
-
-
-def default_temperature(network: NetworkConfig) -> float:
-    """Return the temperature to write with: the article's network takes the likeliest.
+def default_sampling(network: NetworkConfig) -> SamplingConfig:
+    """Return how to pick characters: the article's network takes the likeliest.
 
     Args:
         network: The network's shape.
 
     Returns:
-        0 for recipe article, else `DEFAULT_TEMPERATURE`.
+        Argmax for recipe article; else what was measured to be best
+        (docs/generation.md).
     """
-    return DEFAULT_TEMPERATURE if network.carries_state else 0.0
+    if network.carries_state:
+        return SamplingConfig(temperature=DEFAULT_TEMPERATURE, top_p=DEFAULT_TOP_P)
+    return SamplingConfig(temperature=0.0)
 
 
-def one_blas_thread() -> Any:
-    """Keep BLAS to one thread while text is written.
-
-    These products are far too small to share: with two threads the loop ran
-    15 times slower on two cores.
-
-    Returns:
-        A context manager.
-    """
-    import threadpoolctl
-
-    return threadpoolctl.threadpool_limits(1, user_api="blas")
+# --- seeds ----------------------------------------------------------------------
 
 
-def check_seed_text(
+def fit_seed_text(
     text: str,
     vocabulary: Vocabulary,
     *,
-    skip_unknown: bool = False,
+    unknown: str = "error",
     what: str = "the seed text",
 ) -> str:
     """Make sure that a model can read a text.
@@ -261,23 +196,28 @@ def check_seed_text(
     Args:
         text: A seed or a text to score, cleaned as the corpus was.
         vocabulary: The model's characters.
-        skip_unknown: Leave unknown characters out instead of stopping.
+        unknown: "error" stops at characters that the model has never seen;
+            "skip" leaves them out; "nearest" writes them with those that it
+            knows (`Vocabulary.nearest`), and leaves out what has no likeness.
         what: What the text is called in the message.
 
     Returns:
-        The text, without unknown characters if they are to be skipped.
+        The text, in the vocabulary's characters.
 
     Raises:
-        SeedTextError: If there are unknown characters; names each and where
-            it stands.
+        SeedTextError: If there are unknown characters and `unknown` is
+            "error"; names each and where it stands.
     """
-    unknown = vocabulary.unknown(text)
-    if not unknown:
+    found = vocabulary.unknown(text)
+    if not found:
         return text
-    if skip_unknown:
+    if unknown == "skip":
         return "".join(c for c in text if c in vocabulary)
+    if unknown == "nearest":
+        likeness = {c: vocabulary.nearest(c) or "" for c in set(text)}
+        return "".join(likeness[c] for c in text)
     first_positions: dict[str, int] = {}
-    for position, character in unknown:
+    for position, character in found:
         first_positions.setdefault(character, position)
     shown = [
         f"'{printable(c)}' (U+{ord(c):04X}, position {p + 1})" for c, p in first_positions.items()
@@ -285,100 +225,269 @@ def check_seed_text(
     more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
     raise SeedTextError(
         f"the model has never seen {', '.join(shown[:8])}{more} of {what}",
-        hint="--unknown skip leaves them out",
+        hint="--unknown nearest writes them as it can, --unknown skip leaves them out",
     )
 
 
-def pick_seed_window(checkpoint: Checkpoint, rng: np.random.Generator) -> str:
-    """Pick one of the windows of the training text that the model carries.
+def pick_seed_window(windows: Sequence[str], random_seed: int) -> str:
+    """Pick one of the windows of the training text that a model carries.
 
     Args:
-        checkpoint: A loaded checkpoint.
-        rng: Where the choice comes from.
+        windows: Its windows.
+        random_seed: Decides which.
 
     Returns:
-        The window's text; empty if the model carries none.
+        The window's text; empty if there are none.
     """
-    windows = checkpoint.seed_windows
+    rng = np.random.default_rng(random_seed)
     return windows[int(rng.integers(len(windows)))] if windows else ""
 
 
-def write_ids(
-    reader: Reader,
-    seed_ids: Ids,
+# --- the loop -------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class CharacterProbability:
+    """How likely a written character was to the model itself.
+
+    Attributes:
+        character: What was written.
+        probability: By the model: at temperature 1, before any filter.
+        alternatives: The likeliest characters and their probabilities.
+    """
+
+    character: str
+    probability: float
+    alternatives: tuple[tuple[str, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A piece of one of the texts.
+
+    Attributes:
+        sample: Which text, counted from 0.
+        text: What surely belongs to it, in order; may be empty.
+        stopped: Why this is its last piece, or None.
+        probabilities: Of the piece's characters, where they were asked for.
+    """
+
+    sample: int
+    text: str
+    stopped: Stopped | None = None
+    probabilities: tuple[CharacterProbability, ...] = ()
+
+
+def write_texts(
+    voice: Voice,
+    seed_texts: Sequence[str],
     *,
-    length: int,
-    temperature: float,
-    rng: np.random.Generator,
-) -> Iterator[int]:
-    """Read a seed, then write one character after the other.
+    random_seeds: Sequence[int],
+    sampling: SamplingConfig | None = None,
+    rules: StopRules | None = None,
+    n_alternatives: int = 0,
+) -> Iterator[Piece]:
+    """Read seeds and write on from them, all as one batch.
 
     Args:
-        reader: A reader of batch 1 that has read nothing.
-        seed_ids: `(time,)` ids, at least one.
-        length: Characters to write.
-        temperature: 0 for argmax.
-        rng: Where the draws come from.
+        voice: What writes.
+        seed_texts: One a text, in characters of the voice's vocabulary. An
+            empty one starts from a newline, or from the first character.
+        random_seeds: One a text; alone with its number a text is the same,
+            but for ties in the last bit of a matrix product.
+        sampling: How characters are picked; the voice's own way by default.
+        rules: When a text ends; after 500 characters by default.
+        n_alternatives: How many likely characters are told of with each one
+            written; 0 tells nothing.
 
     Yields:
-        The id of each character, as soon as it is known.
+        Pieces as soon as they are known, the last of each text with `stopped`.
     """
-    if length < 1:
+    sampling = sampling or voice.sampling()
+    rules = rules or StopRules()
+    if rules.max_length == 0:
+        yield from (Piece(n, "", "length") for n in range(len(seed_texts)))
         return
-    logits = _read_seed(reader, seed_ids)
-    for n in range(length):
-        (next_id,) = sample(logits, temperature=temperature, rngs=[rng])
-        yield int(next_id)
-        if n + 1 < length:
-            logits = reader.feed(np.array([next_id]))
+    first = "\n" if "\n" in voice.vocabulary else voice.vocabulary.characters[0]
+    seeds = [voice.vocabulary.encode(text or first) for text in seed_texts]
+    with one_blas_thread():
+        for group in _groups(seeds, 1 if sampling.beams > 1 else TEXTS_AT_ONCE):
+            texts = [_Text(n, rules, voice.vocabulary, n_alternatives) for n in group]
+            rows = np.stack([seeds[n] for n in group])
+            if sampling.beams > 1:
+                yield from _write_by_beams(voice, rows, texts[0], sampling.beams)
+            else:
+                sampler = Sampler(sampling, random_seeds=[random_seeds[n] for n in group])
+                yield from _write_batch(voice, rows, texts, sampler)
 
 
-def _read_seed(reader: Reader, seed_ids: Ids) -> Logits:
-    # A sliding window forgets what is before it: reading that would be wasted.
-    if isinstance(reader, SlidingWindow):
-        seed_ids = seed_ids[-reader.horizon :]
-        for seed_id in seed_ids[:-1]:
-            reader.remember(np.array([seed_id]))
-        return reader.feed(np.array(seed_ids[-1:]))
-    logits = None
-    for seed_id in seed_ids:
-        logits = reader.feed(np.array([seed_id]))
-    if logits is None:
-        raise ValueError("a seed needs at least one character")
-    return logits
-
-
-def generate(
-    checkpoint: Checkpoint,
-    seed_text: str,
-    *,
-    length: int,
-    temperature: float,
-    random_seed: int,
-) -> Iterator[str]:
-    """Write in the style of a model.
+def in_order(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """Put the pieces of texts that were written side by side one text after the other.
 
     Args:
-        checkpoint: A loaded checkpoint.
-        seed_text: What to go on from; only characters that the model knows.
-            Empty starts from a newline, or from the first known character.
-        length: Characters to write.
-        temperature: 0 picks the likeliest, 1 follows the model's
-            probabilities; below 1 is safer, above is wilder.
-        random_seed: The same number gives the same text on one machine.
+        pieces: From `write_texts`.
 
     Yields:
-        One character after the other.
+        All pieces of the first text as they come, then those of the second …
     """
-    vocabulary = checkpoint.vocabulary
-    seed_text = seed_text or ("\n" if "\n" in vocabulary else vocabulary.characters[0])
-    with one_blas_thread():
-        reader = make_reader(LSTMStep(checkpoint.network, checkpoint.weights), batch=1)
-        for next_id in write_ids(
-            reader,
-            vocabulary.encode(seed_text),
-            length=length,
-            temperature=temperature,
-            rng=np.random.default_rng(random_seed),
-        ):
-            yield vocabulary.characters[next_id]
+    current = 0
+    waiting: dict[int, list[Piece]] = collections.defaultdict(list)
+    for piece in pieces:
+        waiting[piece.sample].append(piece)
+        while current in waiting:
+            ready = waiting.pop(current)
+            yield from ready
+            if ready[-1].stopped is None:
+                break
+            current += 1
+
+
+def _groups(seeds: Sequence[Ids], at_once: int) -> Iterator[range]:
+    """Cut texts into batches; those of a batch have seeds of one length."""
+    start = 0
+    for n in range(1, len(seeds) + 1):
+        is_full = n - start == at_once
+        if n == len(seeds) or is_full or len(seeds[n]) != len(seeds[start]):
+            yield range(start, n)
+            start = n
+
+
+class _Text:
+    """One of the texts: where it ends, and what is told of its characters."""
+
+    def __init__(
+        self, sample: int, rules: StopRules, vocabulary: Vocabulary, n_alternatives: int
+    ) -> None:
+        self._sample = sample
+        self._ending = Ending(rules)
+        self._characters = vocabulary.characters
+        self._n_alternatives = n_alternatives
+        self._told: collections.deque[CharacterProbability] = collections.deque()
+
+    @property
+    def max_length(self) -> int:
+        return self._ending.max_length
+
+    @property
+    def is_over(self) -> bool:
+        return self._ending.stopped is not None
+
+    def push(self, next_id: int, logits: Logits) -> Piece | None:
+        """Take the next character and the `(vocab,)` logits that it was picked by."""
+        text = self._ending.push(self._characters[next_id])
+        told: tuple[CharacterProbability, ...] = ()
+        if self._n_alternatives:
+            self._told.append(self._tell(next_id, logits))
+            told = tuple(self._told.popleft() for _ in text)
+        if not text and not self.is_over:
+            return None
+        return Piece(self._sample, text, self._ending.stopped, told)
+
+    def _tell(self, next_id: int, logits: Logits) -> CharacterProbability:
+        probabilities = softmax(logits.astype(np.float64))
+        likeliest = np.argsort(-probabilities, kind="stable")[: self._n_alternatives]
+        return CharacterProbability(
+            self._characters[next_id],
+            float(probabilities[next_id]),
+            tuple((self._characters[n], float(probabilities[n])) for n in likeliest),
+        )
+
+
+def _write_batch(voice: Voice, seeds: Ids, texts: list[_Text], sampler: Sampler) -> Iterator[Piece]:
+    """Write texts from `(batch, time)` seeds until each is over."""
+    reader = _read_seeds(voice, seeds)
+    for column in seeds.T[-REPETITION_WINDOW:]:
+        sampler.read(column)
+    while True:
+        logits = reader.logits()
+        ids = sampler.pick(logits)
+        for text, next_id, row in zip(texts, ids.tolist(), logits, strict=True):
+            piece = text.push(next_id, row)
+            if piece is not None:
+                yield piece
+        if any(text.is_over for text in texts):
+            going_on = np.array([n for n, text in enumerate(texts) if not text.is_over], int)
+            if not len(going_on):
+                return
+            texts = [texts[n] for n in going_on]
+            reader.select(going_on)
+            sampler.select(going_on)
+            ids = ids[going_on]
+        reader.read(ids)
+
+
+def _read_seeds(voice: Voice, seeds: Ids) -> Reader:
+    """Read `(batch, time)` seeds; one that all share is read once."""
+    is_shared = len(seeds) == 1 or bool((seeds == seeds[0]).all())
+    reader = voice.reader(batch=1 if is_shared else len(seeds))
+    for column in seeds.T:
+        reader.read(column[:1] if is_shared else column)
+    if len(seeds) > 1 and is_shared:
+        reader.select(np.zeros(len(seeds), int))
+    return reader
+
+
+def _write_by_beams(voice: Voice, seeds: Ids, text: _Text, beams: int) -> Iterator[Piece]:
+    reader = _read_seeds(voice, seeds)
+    for next_id, logits in search_beams(reader, beams=beams, length=text.max_length):
+        piece = text.push(next_id, logits)
+        if piece is not None:
+            yield piece
+        if text.is_over:
+            return
+
+
+def search_beams(reader: Reader, *, beams: int, length: int) -> Iterator[tuple[int, Logits]]:
+    """Look for a likely text by following several at once.
+
+    At each step every text is continued by every character, and the likeliest
+    are followed. A character is given as soon as all of them agree on it.
+
+    Args:
+        reader: It has read one text.
+        beams: Texts that are followed, at least 1; with 1 it is argmax.
+        length: Characters in all.
+
+    Yields:
+        The id of each character, and the `(vocab,)` logits it was scored by.
+
+    References:
+        Lowerre, 1976, The HARPY Speech Recognition System; Graves, 2012,
+        Sequence Transduction with Recurrent Neural Networks (Algorithm 1).
+    """
+    logits = reader.logits()
+    scores = np.zeros(1)
+    paths: list[list[tuple[int, Logits]]] = [[]]
+    for n in range(length):
+        totals = (scores[:, None] + log_softmax(logits)).ravel()
+        best = _largest(totals, beams)
+        parents, ids = np.divmod(best, logits.shape[-1])
+        # Only differences count, and sums over a long text would lose them.
+        scores = totals[best] - totals[best[0]]
+        paths = [
+            [*paths[parent], (next_id, logits[parent])]
+            for parent, next_id in zip(parents.tolist(), ids.tolist(), strict=True)
+        ]
+        if n + 1 == length:
+            break
+        reader.select(parents)
+        reader.read(ids)
+        if len(paths[0]) > _LONGEST_DISAGREEMENT:
+            agreeing = np.array([n for n, p in enumerate(paths) if p[0][0] == paths[0][0][0]])
+            paths, scores = [paths[n] for n in agreeing], scores[agreeing]
+            reader.select(agreeing)
+        while paths[0] and all(path[0][0] == paths[0][0][0] for path in paths):
+            yield paths[0][0]
+            for path in paths:
+                del path[0]
+        logits = reader.logits()
+    yield from paths[0]
+
+
+def _largest(values: npt.NDArray[np.float64], n: int) -> Ids:
+    """Return the indices of the n largest, the largest first, the first of equals first."""
+    n = min(n, int(np.isfinite(values).sum()))
+    # Ties at the border are many only where values were made by hand.
+    candidates = np.flatnonzero(values >= np.partition(values, -n)[-n])
+    largest: Ids = candidates[np.argsort(-values[candidates], kind="stable")][:n]
+    return largest

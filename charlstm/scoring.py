@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from charlstm.batching import EvaluationRows
+from charlstm.engine import Floats, Ids, LSTMState, LSTMStep, one_blas_thread
 from charlstm.errors import InputError
-from charlstm.generation import Floats, Ids, LSTMState, LSTMStep, one_blas_thread
+from charlstm.sampling import log_softmax
 
 _CHUNK = 100
 _WINDOWS_AT_ONCE = 256
@@ -72,10 +73,7 @@ def log_softmax_at(logits: Floats, ids: Ids) -> npt.NDArray[np.float64]:
     Returns:
         `(batch,)` float64, at most 0.
     """
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    log_total = np.log(np.exp(wide).sum(axis=-1))
-    picked: npt.NDArray[np.float64] = wide[np.arange(len(ids)), ids] - log_total
+    picked: npt.NDArray[np.float64] = log_softmax(logits)[np.arange(len(ids)), ids]
     return picked
 
 
@@ -101,6 +99,59 @@ def score_ids(
     Raises:
         InputError: If there are fewer than 2 characters.
     """
+    nats, n_scored = 0.0, 0
+    for _, surprise in surprises(step, ids, progress=progress):
+        nats += float(surprise.sum())
+        n_scored += surprise.size
+    return Score(nats=nats, n_scored=n_scored)
+
+
+def score_characters(
+    step: LSTMStep,
+    ids: npt.NDArray[np.integer],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Score each character of a text, by the same definition as `score_ids`.
+
+    Args:
+        step: The network.
+        ids: `(characters,)`, at least 2.
+        progress: Called with (done, in all).
+
+    Returns:
+        `(characters,)` float64 nats; NaN for the first, which has no context.
+        The mean of the others is the text's loss.
+
+    Raises:
+        InputError: If there are fewer than 2 characters.
+    """
+    nats = np.full(len(ids), np.nan)
+    for positions, surprise in surprises(step, ids, progress=progress):
+        nats[positions] = surprise
+    return nats
+
+
+def surprises(
+    step: LSTMStep,
+    ids: npt.NDArray[np.integer],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+    """Go through a text and tell how surprising its characters are.
+
+    Args:
+        step: The network.
+        ids: `(characters,)`, at least 2.
+        progress: Called with (done, in all).
+
+    Yields:
+        `(n,)` positions and `(n,)` nats, each position but the first once, in
+        an order that is the quickest.
+
+    Raises:
+        InputError: If there are fewer than 2 characters.
+    """
     if len(ids) < 2:
         raise InputError(
             "a text needs at least 2 characters to be scored: the first has no context"
@@ -108,42 +159,42 @@ def score_ids(
     report = progress or (lambda done, total: None)
     with one_blas_thread():
         if step.network.carries_state:
-            return _score_rows(step, ids, report)
-        return _score_windows(step, ids, report)
+            yield from _row_surprises(step, ids, report)
+        else:
+            yield from _window_surprises(step, ids, report)
 
 
-def _score_rows(
+def _row_surprises(
     step: LSTMStep, ids: npt.NDArray[np.integer], report: Callable[[int, int], None]
-) -> Score:
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
     rows = EvaluationRows(ids)
     state = LSTMState(step.network, rows.n_rows)
-    nats = 0.0
     for start in range(0, rows.width, _CHUNK):
-        inputs, targets, is_scored = rows.chunk(start, min(_CHUNK, rows.width - start))
-        for t in range(inputs.shape[1]):
+        n = min(_CHUNK, rows.width - start)
+        inputs, targets, is_scored = rows.chunk(start, n)
+        positions = rows.positions(start, n)
+        for t in range(n):
             step.advance(inputs[:, t], state)
-            if is_scored[:, t].any():
+            scored = is_scored[:, t]
+            if scored.any():
                 log_p = log_softmax_at(step.logits(state), targets[:, t])
-                nats -= float(log_p[is_scored[:, t]].sum())
+                yield positions[scored, t], -log_p[scored]
         report(min(start + _CHUNK, rows.width), rows.width)
-    return Score(nats=nats, n_scored=rows.n_scored)
 
 
-def _score_windows(
+def _window_surprises(
     step: LSTMStep, ids: npt.NDArray[np.integer], report: Callable[[int, int], None]
-) -> Score:
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
     seq_length = step.network.seq_length
-    nats = 0.0
     # The first targets have a shorter window before them: one pass from zero.
     state = LSTMState(step.network, 1)
     for t in range(min(seq_length, len(ids) - 1)):
         step.advance(ids[t : t + 1], state)
-        nats -= float(log_softmax_at(step.logits(state), ids[t + 1 : t + 2]).sum())
+        yield np.array([t + 1]), -log_softmax_at(step.logits(state), ids[t + 1 : t + 2])
     for first in range(seq_length + 1, len(ids), _WINDOWS_AT_ONCE):
         positions = np.arange(first, min(first + _WINDOWS_AT_ONCE, len(ids)))
         state = LSTMState(step.network, len(positions))
         for t in range(seq_length):
             step.advance(ids[positions - seq_length + t], state)
-        nats -= float(log_softmax_at(step.logits(state), ids[positions]).sum())
+        yield positions, -log_softmax_at(step.logits(state), ids[positions])
         report(int(positions[-1]) + 1, len(ids))
-    return Score(nats=nats, n_scored=len(ids) - 1)

@@ -18,6 +18,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
+from typing import TextIO
 
 from charlstm.errors import CheckpointError, printable
 
@@ -164,6 +165,55 @@ def write_synced(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def atomic_text(path: Path) -> Iterator[TextIO]:
+    """Write a text file that appears whole, in place of what was there.
+
+    An interrupted text is kept: somebody waited for it and said that it is
+    enough. After any other failure what was there before is untouched.
+
+    Args:
+        path: The file; a link's target is replaced, not the link.
+
+    Yields:
+        The file to write to, UTF-8.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    target = path.resolve()
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:100]}-", dir=target.parent)
+    interrupted: KeyboardInterrupt | None = None
+    try:
+        with open(  # noqa: PTH123 (a descriptor)
+            descriptor, "w", encoding="utf-8", errors="backslashreplace", newline=""
+        ) as file:
+            try:
+                yield file
+            except KeyboardInterrupt as interrupt:
+                interrupted = interrupt
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(_mode_of(target))
+        put_in_place(Path(name), target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+    if interrupted is not None:
+        raise interrupted
+
+
+def _mode_of(path: Path) -> int:
+    """Return a file's permissions, or those that a new one would get."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
 
 
 def sync_folder(path: Path) -> None:

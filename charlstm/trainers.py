@@ -21,7 +21,7 @@ import tensorflow as tf
 from charlstm.batching import EvaluationRows, ShuffledWindows, Streams
 from charlstm.checkpoint import Arrays
 from charlstm.config import NetworkConfig, TrainingConfig
-from charlstm.generation import LSTMStep
+from charlstm.engine import LSTMStep
 from charlstm.model import (
     States,
     StreamLSTM,

@@ -38,14 +38,9 @@ from charlstm.config import (
     useful_epochs,
 )
 from charlstm.corpus import Corpus, split_corpus
+from charlstm.engine import LSTMStep
 from charlstm.errors import CheckpointError, TrainingError
-from charlstm.generation import (
-    LSTMStep,
-    default_temperature,
-    make_reader,
-    one_blas_thread,
-    write_ids,
-)
+from charlstm.generation import Voice, write_texts
 from charlstm.logs import HISTORY, LOGS, SAMPLES, append_log, cut_logs, replace_logs
 from charlstm.model import get_weights, set_weights, transfer_weights
 from charlstm.models import (
@@ -60,6 +55,7 @@ from charlstm.models import (
 from charlstm.pacing import EVALUATIONS_IN_A_RUN, PLAN_TOLERANCE, Pace
 from charlstm.progress import Progress, Reporter
 from charlstm.scoring import unigram_entropy
+from charlstm.stopping import StopRules
 from charlstm.storage import shown
 from charlstm.trainers import ENOUGH_CHARACTERS, WARM_UP_STEPS, TrainerState, make_trainer
 
@@ -545,16 +541,15 @@ class Run:
         rng = np.random.default_rng([self.config.random_seed, self.state.step])
         start = int(rng.integers(self.n_train - self.network.seq_length + 1))
         seed_ids = self.corpus.ids[start : start + self.network.seq_length].astype(np.int64)
-        with one_blas_thread():
-            step = LSTMStep(self.network, get_weights(self.trainer.model))
-            ids = write_ids(
-                make_reader(step, batch=1),
-                seed_ids,
-                length=ARTICLE_SAMPLE_LENGTH if is_article else SAMPLE_LENGTH,
-                temperature=default_temperature(self.network),
-                rng=rng,
-            )
-            return self.corpus.vocabulary.decode(list(ids))
+        vocabulary = self.corpus.vocabulary
+        step = LSTMStep(self.network, get_weights(self.trainer.model))
+        pieces = write_texts(
+            Voice(parts=((step, vocabulary, 1.0),), vocabulary=vocabulary),
+            [vocabulary.decode(seed_ids)],
+            random_seeds=[int(rng.integers(2**63))],
+            rules=StopRules(length=ARTICLE_SAMPLE_LENGTH if is_article else SAMPLE_LENGTH),
+        )
+        return "".join(piece.text for piece in pieces)
 
     # -- saving and ending -----------------------------------------------------
 

@@ -147,6 +147,35 @@ def naive_log_p(logits: np.ndarray, target: int) -> float:
     return float(logits[target] - top - np.log(sum(np.exp(x - top) for x in logits)))
 
 
+def naive_text(
+    network: NetworkConfig,
+    weights: Mapping[str, np.ndarray],
+    seed_text: str,
+    length: int,
+    *,
+    window: int | None = None,
+) -> str:
+    """Write by argmax with the naive network, reading all from zero for each character.
+
+    Args:
+        network: The network's shape.
+        weights: As in `weight_shapes`.
+        seed_text: Of `CHARACTERS`.
+        length: Characters to write.
+        window: Read only so many of the last; None for the network's own way.
+
+    Returns:
+        The new text.
+    """
+    if window is None and not network.carries_state:
+        window = network.seq_length
+    ids = [CHARACTERS.index(c) for c in seed_text]
+    for _ in range(length):
+        read = ids if window is None else ids[-window:]
+        ids.append(int(np.argmax(naive_network(network, weights, [read]).logits[0, -1])))
+    return "".join(CHARACTERS[n] for n in ids[len(seed_text) :])
+
+
 # --- models on disk -----------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -183,12 +184,26 @@ def test_bad_options_are_refused(workplace, arguments, parts):
     expect(run(*arguments), 2, *parts)
 
 
-def test_no_model_yet_says_to_train_first(workplace):
-    for command in (["generate"], ["evaluate", "king.txt"]):
-        expect(run(*command), 1, "there is no model", "charlstm train")
+def test_before_anything_was_trained_the_shipped_model_answers(workplace):
+    for command in (["generate", "-n", "3", "--json"], ["evaluate", "king.txt", "--json"]):
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+        assert Path(json.loads(result.stdout)["model"]).name == "macbeth"
+
+
+def test_info_without_a_model_says_to_train_one(workplace):
     result = run("info")
-    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.exit_code == 0
+    assert re.fullmatch(r"macbeth .* \(ships with charlstm\)\n", result.stdout)
     assert "charlstm train" in result.stderr
+    listed = json.loads(run("info", "--json").stdout)
+    assert listed["models"] == []
+    assert [(m["name"], m["shipped"]) for m in listed["shipped"]] == [("macbeth", True)]
+
+
+def test_info_tells_which_model_ships(workplace):
+    assert "ships with charlstm" in run("info", "macbeth").stdout
+    assert run("info", "macbeth", "--verify").stdout.endswith(": whole\n")
 
 
 def test_a_folder_that_cannot_be_written_is_said_so(workplace):

@@ -86,6 +86,13 @@ def test_readme_commands_run_in_order(trained, monkeypatch):
             monkeypatch.setenv("CHARLSTM_TRAIN_SEQ_LENGTH", "9")
 
 
+@pytest.mark.tf
+def test_readme_python_runs(empty_workplace, capsys):
+    (code,) = blocks("python")
+    exec(code, {})
+    assert len(capsys.readouterr().out) == 200 + 1
+
+
 def test_every_module_is_named_in_the_readme():
     modules = {p.name for p in (ROOT / "charlstm").glob("*.py")} - {"__init__.py", "__main__.py"}
     missing = {m for m in modules if f"`{m.removesuffix('.py')}`" not in README}

@@ -7,7 +7,7 @@ import pytest
 
 from charlstm.checkpoint import weight_shapes
 from charlstm.config import NetworkConfig
-from charlstm.generation import LSTMState, LSTMStep
+from charlstm.engine import LSTMState, LSTMStep
 
 pytestmark = pytest.mark.tf
 

@@ -61,8 +61,8 @@ PROBE = """
 import atexit, sys
 atexit.register(lambda: sys.stderr.write("heavy: " + ",".join(
     sorted(m for m in ("tensorflow", "keras", "matplotlib") if m in sys.modules))))
-from charlstm.cli import main
-main()
+from charlstm.cli import cli
+cli(prog_name="charlstm")
 """
 
 
@@ -87,6 +87,18 @@ def test_tensorflow_is_not_imported(trained, arguments):
         [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, timeout=60
     )
     assert done.stderr.endswith("heavy: "), done.stderr
+    assert "Traceback" not in done.stderr  # the probe once failed before it ran anything
+
+
+@tf
+def test_the_probe_sees_tensorflow():
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE.replace("import atexit", "import tensorflow, atexit"), "info"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "tensorflow" in done.stderr.rpartition("heavy: ")[2]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -18,10 +20,18 @@ from helpers import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from charlstm import batching, scoring
 from charlstm.config import NetworkConfig
+from charlstm.engine import LSTMStep
 from charlstm.errors import CharlstmError, InputError
-from charlstm.generation import LSTMStep
-from charlstm.scoring import Score, log_softmax_at, score_ids, unigram_entropy
+from charlstm.scoring import (
+    Score,
+    log_softmax_at,
+    score_characters,
+    score_ids,
+    surprises,
+    unigram_entropy,
+)
 
 VOCAB = len(CHARACTERS)
 # Nats a character. Float32 products against float64, averaged: some 1e-7.
@@ -187,6 +197,130 @@ def test_a_model_of_windows_is_scored_by_sliding_its_window(n_chars: int, kind: 
         assert abs(naive_rows(network, weights, ids) - expected) > 2 * TOLERANCE
 
 
+# --- character by character -------------------------------------------------------
+
+
+def naive_characters(
+    network: NetworkConfig, weights: Weights, ids: np.ndarray, *, n_rows: int, warm_up: int
+) -> list[float]:
+    """Nats of each character, every row read alone from where its warming up begins."""
+    nats = [math.nan]
+    bounds = [n * len(ids) // n_rows for n in range(n_rows + 1)]
+    for begin, end in itertools.pairwise(bounds):
+        fed_from = max(0, begin - warm_up)
+        logits = naive_network(network, weights, [ids[fed_from:end]]).logits[0]
+        for position in range(max(1, begin), end):
+            nats.append(-naive_log_p(logits[position - 1 - fed_from], ids[position]))
+    return nats
+
+
+def naive_window_characters(
+    network: NetworkConfig, weights: Weights, ids: np.ndarray
+) -> list[float]:
+    nats = [math.nan]
+    for position in range(1, len(ids)):
+        window = ids[max(0, position - network.seq_length) : position]
+        logits = naive_network(network, weights, [window]).logits[0, -1]
+        nats.append(-naive_log_p(logits, ids[position]))
+    return nats
+
+
+@pytest.fixture
+def short_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of at least 20 characters, at most 5, warmed on 6; chunks of 7 steps."""
+    monkeypatch.setattr(batching, "MIN_EVALUATION_ROW", 20)
+    monkeypatch.setattr(batching, "MAX_EVALUATION_ROWS", 5)
+    monkeypatch.setattr(batching, "WARM_UP_CHARACTERS", 6)
+    monkeypatch.setattr(scoring, "_CHUNK", 7)
+
+
+# One row; two, of 20 and of 20 and 21; three unequal; five, and no more.
+@pytest.mark.parametrize(
+    ("n_chars", "n_rows"),
+    [(2, 1), (8, 1), (39, 1), (40, 2), (41, 2), (62, 3), (99, 4), (101, 5), (203, 5)],
+)
+@pytest.mark.parametrize("kind", ["one_hot", "scaled"])
+def test_each_character_has_its_own_surprise(
+    short_rows: None, n_chars: int, n_rows: int, kind: str
+) -> None:
+    network = make_network(input=kind, units=4)
+    weights = long_memory_weights(network)
+    ids = random_ids(n_chars)
+    nats = score_characters(LSTMStep(network, weights), ids)
+    assert nats.dtype == np.float64
+    assert nats.shape == (n_chars,)
+    assert np.isnan(nats).nonzero()[0].tolist() == [0]
+    expected = naive_characters(network, weights, ids, n_rows=n_rows, warm_up=6)
+    np.testing.assert_allclose(nats, expected, atol=TOLERANCE)
+    # A neighbour's value in its place would be noticed, and another warming up.
+    if n_rows > 1:
+        others = naive_characters(network, weights, ids, n_rows=n_rows, warm_up=5)
+        assert np.abs(np.array(others) - nats)[1:].max() > 2 * TOLERANCE
+        assert np.abs(np.diff(expected[1:])).min() > 2 * TOLERANCE
+
+
+def test_the_characters_of_a_long_text_stand_where_they_are() -> None:
+    # Three rows by the constants of the contract: 1,000, 1,000 and 1,001.
+    network = make_network(units=4)
+    weights = long_memory_weights(network)
+    ids = random_ids(3_001)
+    nats = score_characters(LSTMStep(network, weights), ids)
+    expected = naive_characters(network, weights, ids, n_rows=3, warm_up=200)
+    # Nothing is averaged here, and what is lost of float32 in each of a thousand
+    # steps is not forgotten.
+    np.testing.assert_allclose(nats, expected, atol=10 * TOLERANCE)
+
+
+@pytest.mark.parametrize("n_chars", [2, 3, 8, 9, 10, 40, 265, 266])
+@pytest.mark.parametrize("kind", ["one_hot", "scaled"])
+def test_each_character_of_a_model_of_windows(n_chars: int, kind: str) -> None:
+    network = make_network(input=kind, carries_state=False, seq_length=8, units=4)
+    weights = long_memory_weights(network)
+    ids = random_ids(n_chars)
+    nats = score_characters(LSTMStep(network, weights), ids)
+    expected = naive_window_characters(network, weights, ids)
+    np.testing.assert_allclose(nats, expected, atol=TOLERANCE)
+    assert np.isnan(nats).nonzero()[0].tolist() == [0]
+
+
+@pytest.mark.parametrize("carries_state", [True, False])
+@pytest.mark.parametrize("n_chars", [2, 10, 700, 3_001])
+def test_the_mean_of_all_is_the_score(n_chars: int, carries_state: bool) -> None:
+    network = make_network(carries_state=carries_state)
+    step = LSTMStep(network, random_weights(network))
+    ids = random_ids(n_chars)
+    nats, score = score_characters(step, ids), score_ids(step, ids)
+    assert math.fsum(nats[1:]) == pytest.approx(score.nats, rel=1e-12)
+    assert nats[1:].mean() == pytest.approx(score.nats_per_char, rel=1e-12)
+    assert (nats[1:] > 0).all()
+
+
+@pytest.mark.parametrize("carries_state", [True, False])
+def test_each_position_but_the_first_is_met_once(short_rows: None, carries_state: bool) -> None:
+    network = make_network(carries_state=carries_state)
+    step = LSTMStep(network, random_weights(network))
+    ids = random_ids(103).astype(np.uint8)
+    met: list[int] = []
+    for positions, nats in surprises(step, ids):
+        assert positions.shape == nats.shape
+        assert len(positions) > 0
+        met += positions.tolist()
+    assert sorted(met) == list(range(1, 103))
+
+
+@pytest.mark.parametrize("carries_state", [True, False])
+def test_what_comes_later_does_not_count(carries_state: bool) -> None:
+    network = make_network(carries_state=carries_state)
+    step = LSTMStep(network, random_weights(network))
+    ids = random_ids(60)
+    changed = ids.copy()
+    changed[40:] = (changed[40:] + 1) % VOCAB
+    before, after = score_characters(step, ids), score_characters(step, changed)
+    # Windows are read in batches of another size where a text is longer; not here.
+    np.testing.assert_array_equal(before[:40], after[:40])
+    assert (before[40:] != after[40:]).all()
+
+
 # --- numbers --------------------------------------------------------------------
 
 
@@ -242,10 +376,13 @@ def test_log_probabilities_of_huge_logits() -> None:
 
 @pytest.mark.parametrize("carries_state", [True, False])
 @pytest.mark.parametrize("n_chars", [0, 1])
-def test_a_text_of_fewer_than_2_characters_is_refused(n_chars: int, carries_state: bool) -> None:
+@pytest.mark.parametrize("score", [score_ids, score_characters])
+def test_a_text_of_fewer_than_2_characters_is_refused(
+    score: Callable[..., object], n_chars: int, carries_state: bool
+) -> None:
     network = make_network(carries_state=carries_state)
     with pytest.raises(InputError) as caught:
-        score_ids(LSTMStep(network, random_weights(network)), random_ids(n_chars))
+        score(LSTMStep(network, random_weights(network)), random_ids(n_chars))
     assert (
         caught.value.message
         == "a text needs at least 2 characters to be scored: the first has no context"
@@ -267,9 +404,12 @@ def test_progress_rises_to_the_end(carries_state: bool, n_chars: int) -> None:
     assert len({total for _, total in calls}) == 1
     assert calls[-1][0] == calls[-1][1]
     assert score == score_ids(step, random_ids(n_chars))
+    again: list[tuple[int, int]] = []
+    score_characters(step, random_ids(n_chars), progress=lambda *call: again.append(call))
+    assert again == calls
 
 
-def test_unigram_entropy_is_that_of_the_frequencies():
+def test_unigram_entropy_is_that_of_the_frequencies() -> None:
     assert unigram_entropy(np.array([0, 0, 1, 3], dtype=np.uint8)) == pytest.approx(
         1.5 * math.log(2)
     )

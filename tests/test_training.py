@@ -14,8 +14,8 @@ import pytest
 from charlstm.checkpoint import load_checkpoint, load_training_state
 from charlstm.config import NetworkConfig, TrainingConfig
 from charlstm.corpus import Corpus, prepare_corpus
+from charlstm.engine import LSTMStep
 from charlstm.errors import TrainingError
-from charlstm.generation import LSTMStep
 from charlstm.logs import read_log
 from charlstm.models import choose_checkpoint, list_checkpoints
 from charlstm.progress import Progress, Reporter

@@ -1,0 +1,141 @@
+"""`charlstm evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from charlstm.cli.options import (
+    UNKNOWN,
+    checkpoint_option,
+    json_option,
+    model_option,
+    open_model,
+    quiet_option,
+)
+from charlstm.cli.output import note, print_json
+from charlstm.errors import printable
+
+
+@click.command()
+@click.argument("file")
+@model_option
+@checkpoint_option
+@click.option(
+    "--encoding", metavar="NAME", default="utf-8", show_default=True, help="The text's encoding."
+)
+@click.option(
+    "--unknown",
+    type=UNKNOWN,
+    default="error",
+    show_default=True,
+    help="What to do with characters that the model has never seen; nearest writes "
+    "them without typography, accents or case.",
+)
+@click.option(
+    "--per-character",
+    is_flag=True,
+    help="Print a line for each character but the first: line, column, character, "
+    "nats, probability, separated by tabs.",
+)
+@quiet_option
+@json_option
+def evaluate(
+    file: str,
+    model: str | None,
+    which: str,
+    encoding: str,
+    unknown: str,
+    per_character: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Tell how well a model predicts a text.
+
+    Prints nats/char, bits/char and perplexity; the lower the better. FILE is a
+    text file, - for stdin, or the name of a text that ships.
+
+    \b
+    Examples:
+      charlstm evaluate sonnets.txt --model macbeth
+      echo "Is this a dagger" | charlstm evaluate - --per-character
+    """
+    from charlstm import scoring
+    from charlstm.corpus import find_corpus
+    from charlstm.engine import LSTMStep
+    from charlstm.errors import InputError
+    from charlstm.generation import fit_seed_text
+    from charlstm.reading import read_text, sha256_of
+    from charlstm.terminal import byte_progress
+
+    source = None if file == "-" else find_corpus(file)
+    if source is not None and source.is_dir():
+        raise InputError(f"{printable(file)} is a folder", hint="give the text itself")
+    checkpoint = open_model(model, which)
+    text = read_text(
+        source, options=dataclasses.replace(checkpoint.text_options, encoding=encoding)
+    )
+    known = fit_seed_text(text, checkpoint.vocabulary, unknown=unknown, what="the text")
+    if unknown == "skip" and len(known) < len(text) and not quiet:
+        note(f"left out {len(text) - len(known):,} characters that the model has never seen")
+    if not quiet:
+        about = checkpoint.config["corpus"]
+        name = printable(checkpoint.model.name)
+        is_own = source is not None and sha256_of(source) == about["sha256"]
+        note(
+            f"model {name}, step {checkpoint.info.step:,}"
+            + (": trained on this very text, which flatters the figure" if is_own else "")
+        )
+    step = LSTMStep(checkpoint.network, checkpoint.weights)
+    ids = checkpoint.vocabulary.encode(known)
+    nats = None
+    with byte_progress("scoring", quiet=quiet) as progress:
+        if per_character:
+            nats = scoring.score_characters(step, ids, progress=progress)
+            score = scoring.Score(nats=float(nats[1:].sum()), n_scored=len(nats) - 1)
+        else:
+            score = scoring.score_ids(step, ids, progress=progress)
+    if as_json:
+        content: dict[str, Any] = {
+            "model": str(checkpoint.model),
+            "checkpoint": checkpoint.info.step,
+            "characters": len(known),
+            "loss": score.nats_per_char,
+            "bits_per_char": score.bits_per_char,
+            "perplexity": score.perplexity,
+        }
+        if nats is not None:
+            content["per_character"] = [
+                {"character": c, "nats": n}
+                for c, n in zip(known[1:], nats[1:].tolist(), strict=True)
+            ]
+        print_json(content)
+        return
+    summary = (
+        f"{score.nats_per_char:.4f} nats/char, {score.bits_per_char:.4f} bits/char, "
+        f"perplexity {score.perplexity:.2f} over {len(known):,} characters"
+    )
+    if nats is None:
+        click.echo(summary)
+        return
+    sys.stdout.writelines(_table(known, nats.tolist()))
+    if not quiet:
+        note(summary)
+
+
+def _table(text: str, nats: list[float]) -> Iterator[str]:
+    """Write a line for each character but the first, under a line of names."""
+    yield "line\tcolumn\tcharacter\tnats\tprobability\n"
+    line, column = 1, 0
+    for n, (character, surprise) in enumerate(zip(text, nats, strict=True)):
+        column += 1
+        if n:
+            shown = "\\\\" if character == "\\" else printable(character)
+            yield f"{line}\t{column}\t{shown}\t{surprise:.4f}\t{math.exp(-surprise):.6f}\n"
+        if character == "\n":
+            line, column = line + 1, 0

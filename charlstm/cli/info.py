@@ -1,0 +1,107 @@
+"""`charlstm info`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from charlstm.cli.options import ModelName, json_option
+from charlstm.cli.output import note, print_json
+from charlstm.errors import CharlstmError, printable
+
+_SHIPPED = "ships with charlstm"
+
+
+@click.command()
+@click.argument("model", type=ModelName(), required=False)
+@click.option("--verify", is_flag=True, help="Check every byte and say what is damaged.")
+@json_option
+def info(model: str | None, verify: bool, as_json: bool) -> int:
+    """Tell what a model is; without MODEL, list the models.
+
+    With --verify every checkpoint is read and checked as if it were used, and
+    the exit code is 1 if one is damaged.
+
+    \b
+    Examples:
+      charlstm info macbeth
+      charlstm info macbeth --verify
+    """
+    from charlstm.models import describe_model, find_model, list_models, unshadowed_models
+
+    if verify:
+        if model is None:
+            raise click.UsageError("--verify needs a MODEL")
+        return _verify(model, as_json=as_json)
+
+    if model is None:
+        models = []
+        for path in [*list_models(), *unshadowed_models().values()]:
+            try:
+                models.append(describe_model(path))
+            except CharlstmError as error:
+                note(f"warning: {error.message}")
+        if as_json:
+            own = [about for about in models if not about["shipped"]]
+            print_json({"models": own, "shipped": [m for m in models if m["shipped"]]})
+            return 0
+        for about in models:
+            click.echo(_model_line(about))
+        if all(about["shipped"] for about in models):
+            note("no models of your own yet; train one: charlstm train yours.txt")
+        return 0
+    about = describe_model(find_model(model))
+    if as_json:
+        print_json(about)
+        return 0
+    corpus = about["corpus"]
+    click.echo(
+        f"{printable(about['name'])}: {printable(about['path'])}\n"
+        f"recipe {about['recipe']}: {about['layers']} x {about['units']} units, windows of "
+        f"{about['seq_length']}, {about['parameters']:,} parameters\n"
+        f"corpus {printable(corpus['name'])}: {corpus['characters']:,} characters, "
+        f"{about['vocabulary_size']:,} different, sha256 {corpus['sha256'][:16]}…"
+        + (f"\n{_SHIPPED}; it writes, and --from begins with it" if about["shipped"] else "")
+    )
+    for entry in about["checkpoints"]:
+        marks = [mark for mark in ("best", "last") if entry[mark]]
+        click.echo(
+            f"  step {entry['step']:>8,}  epoch {entry['epoch']:>7.2f}  "
+            f"{_loss_text(entry)}  {' '.join(marks)}".rstrip()
+        )
+    return 0
+
+
+def _verify(name: str, *, as_json: bool) -> int:
+    from charlstm.models import locate_model, verify_model
+
+    model = locate_model(name)
+    results = verify_model(model)
+    n_damaged = sum(bool(problems) for _, problems in results)
+    if as_json:
+        checkpoints = [{"path": str(p.resolve()), "problems": why} for p, why in results]
+        print_json({"path": str(model.resolve()), "checkpoints": checkpoints})
+    else:
+        for path, problems in results:
+            click.echo(f"{path.name}: {'; '.join(problems) or 'whole'}")
+    if n_damaged and not as_json:
+        note(f"{n_damaged} of {len(results)} checkpoints of {printable(str(model))} are damaged")
+    return 1 if n_damaged else 0
+
+
+def _model_line(about: dict[str, Any]) -> str:
+    best = next(entry for entry in about["checkpoints"] if entry["best"])
+    return (
+        f"{printable(about['name']):<20} {about['recipe']:<8} {about['layers']} x "
+        f"{about['units']:<5} step {best['step']:>8,}  {_loss_text(best)}"
+        + (f"  ({_SHIPPED})" if about["shipped"] else "")
+    )
+
+
+def _loss_text(entry: dict[str, Any]) -> str:
+    if entry["val_loss"] is not None:
+        return f"val {entry['val_loss']:.4f}"
+    if entry["train_loss"] is not None:
+        return f"train {entry['train_loss']:.4f}"
+    return "not evaluated"

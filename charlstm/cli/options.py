@@ -1,0 +1,188 @@
+"""Options that several commands take, and what they stand for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from charlstm.cli.output import note
+
+if TYPE_CHECKING:
+    from charlstm.checkpoint import Checkpoint
+
+
+class SectionedCommand(click.Command):
+    """A command with too many options for one list: its help has headings.
+
+    Args:
+        sections: Names of parameters under each heading; the others come last.
+        *args: As `click.Command` takes them.
+        **extra: Likewise.
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **extra: Any) -> None:
+        """Remember which parameter stands where."""
+        super().__init__(*args, **extra)
+        self._heading = {name: heading for heading, names in sections.items() for name in names}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under their headings."""
+        lists: dict[str, list[tuple[str, str]]] = {}
+        headings = [*dict.fromkeys(self._heading.values()), "Other options"]
+        for heading in headings:
+            for param in self.get_params(ctx):
+                record = param.get_help_record(ctx)
+                if record and self._heading.get(param.name or "", headings[-1]) == heading:
+                    lists.setdefault(heading, []).append(record)
+        for heading, records in lists.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class FiniteFloat(click.FloatRange):
+    """A float in a range that is neither infinite nor NaN."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Refuse what `FloatRange` lets through: nan compares false with any bound."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class ModelName(click.ParamType[Any]):
+    """A model, completed by the names of those there are."""
+
+    name = "model"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """List the models that begin so; for a path, let the shell complete it."""
+        from charlstm.models import model_names
+
+        if "/" in incomplete:
+            return [CompletionItem(incomplete, type="dir")]
+        return [CompletionItem(name) for name in model_names() if name.startswith(incomplete)]
+
+
+class CorpusName(click.ParamType[Any]):
+    """A text: a file, or the name of one in ./corpora/ or of one that ships."""
+
+    name = "corpus"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """List the texts that begin so, beside the shell's own files."""
+        from charlstm.corpus import corpus_names
+
+        found = [CompletionItem(name) for name in corpus_names() if name.startswith(incomplete)]
+        return [*found, CompletionItem(incomplete, type="file")]
+
+
+class MixPart(ModelName):
+    """MODEL:WEIGHT, where the last colon separates."""
+
+    name = "mix"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """Split it."""
+        if isinstance(value, tuple):
+            return value
+        name, separator, weight = str(value).rpartition(":")
+        if not separator or not name:
+            self.fail(f"{value!r} is not MODEL:WEIGHT, such as macbeth:0.7", param, ctx)
+        return name, FiniteFloat(0, 1e9, min_open=True).convert(weight, param, ctx)
+
+
+class StopText(click.types.StringParamType):
+    """A text that ends the writing: any text but none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse the empty text, which would always be there."""
+        text: str = super().convert(value, param, ctx)
+        if not text:
+            self.fail("a stop text needs at least one character", param, ctx)
+        return text
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        """Take an environment variable as one text, spaces and all."""
+        return [rv]
+
+
+UNKNOWN = click.Choice(["error", "skip", "nearest"])
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+model_option = click.option(
+    "--model",
+    type=ModelName(),
+    metavar="NAME_OR_DIR",
+    help="A name in checkpoints/, or a folder (with a path separator).",
+)
+
+
+def text_options(command: Any) -> Any:
+    """Add the options that say how a text is read."""
+    for option in reversed(
+        [
+            click.option(
+                "--encoding", metavar="NAME", help="The text's encoding.  [default: utf-8]"
+            ),
+            click.option("--lowercase", is_flag=True, default=None, help="Lower-case the text."),
+            click.option(
+                "--normalize",
+                type=click.Choice(["NFC", "none"], case_sensitive=False),
+                help="Unicode normalisation.  [default: NFC]",
+            ),
+            click.option(
+                "--keep-boilerplate",
+                is_flag=True,
+                default=None,
+                help="Keep a Project Gutenberg header and licence.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+seq_length_option = click.option(
+    "--seq-length", type=click.IntRange(1, 100_000), help="Characters in a window.  [default: 50]"
+)
+val_fraction_option = click.option(
+    "--val-fraction",
+    type=FiniteFloat(0, 0.9),
+    help="Share of the text, its end, held out.  [default: 0.1; article: 0]",
+)
+checkpoint_option = click.option(
+    "--checkpoint",
+    "which",
+    metavar="best|last|STEP",
+    default="best",
+    show_default=True,
+    help="Which checkpoint of the model.",
+)
+
+
+def open_model(model: str | None, which: str) -> Checkpoint:
+    """Load the model that was asked for, saying what was passed over."""
+    from charlstm.models import find_model, open_checkpoint
+
+    checkpoint, warnings = open_checkpoint(find_model(model), which)
+    for warning in warnings:
+        note(f"warning: {warning}; using step {checkpoint.info.step:,} instead")
+    return checkpoint
+
+
+def without_none(values: dict[str, Any]) -> dict[str, Any]:
+    """Keep the options that were given."""
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,127 @@
+"""What the commands print: JSON lines, notes, text as it is written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from tqdm import tqdm
+
+from charlstm.errors import InputError, OutputError, printable
+from charlstm.storage import atomic_text
+
+# What steers a terminal and JSON leaves as it is: C1 controls, directions of writing.
+_STEERING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def as_json_line(content: dict[str, Any]) -> str:
+    """Write an object on one line that cannot steer a terminal."""
+    line = json.dumps(content, ensure_ascii=False)
+    return _STEERING.sub(lambda match: f"\\u{ord(match[0]):04x}", line) + "\n"
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print one object on one line."""
+    click.echo(as_json_line(content), nl=False)
+
+
+def note(message: str) -> None:
+    """Print a line to stderr."""
+    click.echo(message, err=True)
+
+
+def write_stdout(text: str) -> None:
+    """Print text at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def bundled(pieces: Iterable[str]) -> Iterator[str]:
+    """Give the seed and the first piece at once, then whatever came in each 40 ms.
+
+    Writing costs more than making a character.
+
+    Args:
+        pieces: Text as it comes.
+
+    Yields:
+        The same text in fewer pieces.
+    """
+    held: list[str] = []
+    next_flush = 0.0
+    for n, piece in enumerate(pieces):
+        held.append(piece)
+        if n < 2 or time.monotonic() >= next_flush:
+            yield "".join(held)
+            held.clear()
+            next_flush = time.monotonic() + 0.04
+    yield "".join(held)
+
+
+@contextlib.contextmanager
+def open_output(path: Path | None, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Open where text goes: stdout, or a file that appears whole.
+
+    An interrupted text is kept, as it would be on stdout; when the disk is
+    full, what was there before stays.
+
+    Args:
+        path: The file; None for stdout.
+        quiet: Do not show how much was written.
+
+    Yields:
+        A function that writes text.
+
+    Raises:
+        OutputError: If the file cannot be written.
+    """
+    if path is None:
+        yield write_stdout
+        return
+    name = printable(str(path))
+    try:
+        if path.exists() and not path.is_file():
+            if path.is_dir():
+                raise InputError(f"{name} is a folder, not a file to write to")
+            with path.open("w", encoding="utf-8", newline="") as device:
+
+                def write_through(text: str) -> None:
+                    device.write(text)
+                    device.flush()
+
+                yield write_through
+            return
+        with (
+            atomic_text(path) as file,
+            tqdm(
+                desc="writing", unit=" characters", unit_scale=True, file=sys.stderr, leave=False,
+                delay=0.5, disable=quiet or not sys.stderr.isatty(),
+            ) as bar,
+        ):  # fmt: skip
+
+            def write(text: str) -> None:
+                file.write(text)
+                bar.update(len(text))
+
+            yield write
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {name}: {error.strerror or error}",
+            hint="make room or choose another file; what was there is untouched",
+        ) from error
+
+
+def model_argument(model: Path) -> str:
+    """Return the option that names a model, ready to paste."""
+    from charlstm.models import CHECKPOINTS_FOLDER
+
+    name = model.name if model.parent == Path(CHECKPOINTS_FOLDER) else str(model)
+    return f" --model {shlex.quote(name)}"
