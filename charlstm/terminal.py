@@ -38,19 +38,22 @@ def make_reporter(*, quiet: bool) -> Reporter:
 
 
 @contextlib.contextmanager
-def byte_progress(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """Show how far the reading of a text is.
+def show_progress(
+    title: str, *, quiet: bool, unit: str = "B"
+) -> Iterator[Callable[[int, int | None], None]]:
+    """Show how far the reading or writing of a text is.
 
     Args:
         title: What is being done.
         quiet: Show nothing.
+        unit: What is counted.
 
     Yields:
-        A function of (bytes done, bytes in all).
+        A function of (units done, units in all or None).
     """
     with tqdm(
         desc=title,
-        unit="B",
+        unit=unit,
         unit_scale=True,
         file=sys.stderr,
         leave=False,
@@ -58,7 +61,7 @@ def byte_progress(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], N
         disable=quiet or not sys.stderr.isatty(),
     ) as bar:
 
-        def update(done: int, total: int) -> None:
+        def update(done: int, total: int | None) -> None:
             bar.total = total
             bar.update(done - bar.n)
 

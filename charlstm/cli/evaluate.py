@@ -71,7 +71,7 @@ def evaluate(
     from charlstm.errors import InputError
     from charlstm.generation import fit_seed_text
     from charlstm.reading import read_text, sha256_of
-    from charlstm.terminal import byte_progress
+    from charlstm.terminal import show_progress
 
     source = None if file == "-" else find_corpus(file)
     if source is not None and source.is_dir():
@@ -94,7 +94,7 @@ def evaluate(
     step = LSTMStep(checkpoint.network, checkpoint.weights)
     ids = checkpoint.vocabulary.encode(known)
     nats = None
-    with byte_progress("scoring", quiet=quiet) as progress:
+    with show_progress("scoring", quiet=quiet) as progress:
         if per_character:
             nats = scoring.score_characters(step, ids, progress=progress)
             score = scoring.Score(nats=float(nats[1:].sum()), n_scored=len(nats) - 1)

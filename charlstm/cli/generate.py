@@ -153,10 +153,9 @@ def _sampling_options(command: Any) -> Any:
 @click.option(
     "--unknown",
     type=UNKNOWN,
-    default="error",
-    show_default=True,
     help="What to do with seed characters that the model has never seen; nearest "
-    "writes them without typography, accents or case.",
+    "writes them without typography, accents or case.  [default: error; with --interactive "
+    "nearest]",
 )
 @click.option(
     "-n",
@@ -228,7 +227,7 @@ def generate(
     which: str,
     seed_text: str | None,
     seed_file: Path | None,
-    unknown: str,
+    unknown: str | None,
     length: int | None,
     stops: tuple[str, ...],
     until_sentence: bool,
@@ -284,6 +283,7 @@ def generate(
     from charlstm.stopping import StopRules
     from charlstm.writer import Writer, make_random_seeds
 
+    unknown = unknown or ("nearest" if interactive else "error")
     given = without_none(typed)
     SamplingConfig().adjusted(**given)  # what is wrong with it is said before a model is read
     rules = StopRules(length=length, stops=stops, until_sentence=until_sentence, lines=lines)

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from charlstm.errors import InputError, OutputError, printable
-from charlstm.storage import atomic_text
 
 # What steers a terminal and JSON leaves as it is: C1 controls, directions of writing.
 _STEERING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -99,17 +97,21 @@ def open_output(path: Path | None, *, quiet: bool = False) -> Iterator[Callable[
 
                 yield write_through
             return
+        # Not imported for text to stdout, which would wait for it.
+        from charlstm.storage import atomic_text
+        from charlstm.terminal import show_progress
+
         with (
             atomic_text(path) as file,
-            tqdm(
-                desc="writing", unit=" characters", unit_scale=True, file=sys.stderr, leave=False,
-                delay=0.5, disable=quiet or not sys.stderr.isatty(),
-            ) as bar,
-        ):  # fmt: skip
+            show_progress("writing", quiet=quiet, unit=" characters") as progress,
+        ):
+            n_written = 0
 
             def write(text: str) -> None:
+                nonlocal n_written
                 file.write(text)
-                bar.update(len(text))
+                n_written += len(text)
+                progress(n_written, None)
 
             yield write
     except OSError as error:

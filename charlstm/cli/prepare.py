@@ -56,9 +56,9 @@ def prepare(corpus: str, output: Path | None, quiet: bool, as_json: bool, **type
             f"{printable(corpus)} is prepared already",
             hint=f"train on it: charlstm train {shlex.quote(printable(corpus))}",
         )
-    from charlstm.terminal import byte_progress
+    from charlstm.terminal import show_progress
 
-    with byte_progress("preparing", quiet=quiet) as progress:
+    with show_progress("preparing", quiet=quiet) as progress:
         prepared = corpora.prepare_corpus(
             source,
             options=CorpusOptions(**given),

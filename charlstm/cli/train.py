@@ -186,12 +186,12 @@ def train(
     from charlstm.backend import available_cores, start_tensorflow
     from charlstm.models import lock_model
     from charlstm.planning import TrainingRequest, check_unchanged, plan_training
-    from charlstm.terminal import byte_progress, make_reporter
+    from charlstm.terminal import make_reporter, show_progress
 
     for flag, is_given in (("--overwrite", overwrite), ("--from", start_from is not None)):
         if resume and is_given:
             raise click.UsageError(f"--resume and {flag} exclude each other")
-    with byte_progress("preparing", quiet=quiet) as progress:
+    with show_progress("preparing", quiet=quiet) as progress:
         plan = plan_training(
             TrainingRequest(
                 corpus=corpus,
