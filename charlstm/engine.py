@@ -10,7 +10,9 @@ several networks at once.
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +25,10 @@ Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.integer]
 
 _HALF = np.float32(0.5)
+# The process has one BLAS: who writes text is counted for all of it.
+_blas_lock = threading.RLock()
+_n_writing = 0
+_blas_limits: Any = None
 
 
 class LSTMState:
@@ -320,15 +326,29 @@ def make_reader(step: LSTMStep, *, batch: int) -> Reader:
     return SlidingWindow(step, batch=batch)
 
 
-def one_blas_thread() -> Any:
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
     """Keep BLAS to one thread while text is written.
 
     These products are far too small to share: with two threads the loop ran
-    15 times slower on two cores.
+    15 times slower on two cores. Two texts may be written in turns, so that
+    the first to begin is not the last to end: the one thread stays until all
+    have ended.
 
-    Returns:
-        A context manager.
+    Yields:
+        Nothing.
     """
     import threadpoolctl
 
-    return threadpoolctl.threadpool_limits(1, user_api="blas")
+    global _n_writing, _blas_limits
+    with _blas_lock:
+        if _n_writing == 0:
+            _blas_limits = threadpoolctl.threadpool_limits(1, user_api="blas")
+        _n_writing += 1
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            _n_writing -= 1
+            if _n_writing == 0:
+                _blas_limits.restore_original_limits()

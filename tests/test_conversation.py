@@ -624,7 +624,7 @@ def piped(lines: str | bytes, *options: str) -> subprocess.CompletedProcess[byte
     return subprocess.run([*COMMAND, *options], input=data, capture_output=True, timeout=60)
 
 
-GREEDY = ("--temperature", "0", "-n", "9")
+GREEDY = ("--temperature", "0", "-n", "9", "--unknown", "error")
 
 
 def test_stdout_is_the_text_and_stderr_the_answers(place: Path) -> None:
@@ -686,6 +686,13 @@ def test_a_seed_is_what_was_said_first(place: Path) -> None:
     transcript.text += "\n" * (not first.endswith("\n")) + "é"
     assert done.stdout.decode() == f"{first}\n{transcript.go_on()}\n"
     assert done.returncode == 0
+
+
+def test_a_person_need_not_know_the_vocabulary(place: Path) -> None:
+    nearest = piped("ÀB☃\n", "--temperature", "0", "-n", "9")
+    assert nearest.returncode == 0
+    assert nearest.stderr == b""
+    assert nearest.stdout == piped("ab\n", *GREEDY).stdout
 
 
 def test_a_seed_that_cannot_be_read_is_an_error(place: Path) -> None:

@@ -492,3 +492,19 @@ def test_blas_has_one_thread_inside_and_its_own_number_after() -> None:
     with pytest.raises(ValueError, match="as when writing fails"), one_blas_thread():
         raise ValueError("as when writing fails")
     assert blas_threads() == before
+
+
+def test_who_writes_in_turns_leaves_blas_as_it_was() -> None:
+    # The first to end gave the second several threads, and this one then kept
+    # the process at one for ever.
+    before = blas_threads()
+    first, second = one_blas_thread(), one_blas_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert set(blas_threads()) <= {1}
+    with one_blas_thread():
+        pass
+    assert set(blas_threads()) <= {1}
+    second.__exit__(None, None, None)
+    assert blas_threads() == before

@@ -1020,7 +1020,7 @@ def test_one_beam_is_argmax(carries_state: bool) -> None:
 
 # Networks whose paths are long in agreeing, and whose likeliest text is not the
 # likeliest character each time.
-UNDECIDED = (0, 3, 5, 19, 21, 22)
+UNDECIDED = (0, 5, 21, 22)
 
 
 @pytest.mark.parametrize("carries_state", [True, False])
@@ -1040,12 +1040,13 @@ def test_each_path_goes_on_from_the_state_of_its_parent(beams: int, carries_stat
 @pytest.mark.parametrize("beams", [1, 3, 64])
 def test_with_each_character_come_the_logits_it_was_scored_by(beams: int) -> None:
     network = make_network()
-    weights = random_weights(network, 4)
-    reader = read_one(network, weights, [5, 2])
-    found = list(search_beams(reader, beams=beams, length=9))  # type: ignore[arg-type]
-    path = [next_id for next_id, _ in found]
-    expected = naive_network(network, weights, [[5, 2, *path[:-1]]]).logits[0, 1:]
-    np.testing.assert_allclose([logits for _, logits in found], expected, atol=TOLERANCE)
+    for random_seed in UNDECIDED:
+        weights, seed_ids = random_weights(network, random_seed), [3, random_seed % VOCAB]
+        reader = read_one(network, weights, seed_ids)
+        found = list(search_beams(reader, beams=beams, length=9))  # type: ignore[arg-type]
+        path = [next_id for next_id, _ in found]
+        expected = naive_network(network, weights, [[*seed_ids, *path[:-1]]]).logits[0, 1:]
+        np.testing.assert_allclose([logits for _, logits in found], expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("longest", [1, 2, 3, 5])

@@ -1563,68 +1563,82 @@ def test_mirostat_learns_from_what_the_sampler_drew() -> None:
     assert len(sizes) > 1
 
 
+def test_what_is_turned_off_is_off() -> None:
+    logits = np.zeros((2, MANY), np.float32)
+    logits[:, 5] = 1
+    strict = [
+        SamplingConfig(temperature=0),
+        SamplingConfig(mirostat=0.25),
+        SamplingConfig(top_k=1),
+        SamplingConfig(top_p=1e-3),
+        SamplingConfig(min_p=0.9),
+        SamplingConfig(typical_p=1e-3),
+    ]
+    plain = Sampler(SamplingConfig(), random_seeds=[1, 2])
+    expected = [plain.pick(logits).tolist() for _ in range(20)]
+    for config in strict:
+        sampler = Sampler(config, random_seeds=[1, 2])
+        # The likeliest is not the most typical.
+        first = 0 if config.typical_p < 1 else 5
+        assert sampler.pick(logits).tolist() == [first, first]
+        sampler.change(SamplingConfig())
+        # Argmax has taken no point.
+        rest = expected[:19] if config.temperature == 0 else expected[1:]
+        assert [sampler.pick(logits).tolist() for _ in range(19)] == rest
+
+
 # --- SamplingConfig -------------------------------------------------------------
 
 NOT_NUMBERS: list[Any] = [math.nan, math.inf, -math.inf, True, False, "1", [1]]
 
 
-@pytest.mark.parametrize(
-    ("field", "good", "bad", "rule"),
-    [
-        (
-            "temperature",
-            [0, -0.0, 5e-324, 1, 1e308],
-            [-5e-324, -1, 10**400, None],
-            "temperature must be a finite number at least 0",
-        ),
-        (
-            "top_k",
-            [0, 1, 0x110000],
-            [-1, 0x110001, 1.0, None],
-            "top-k must be a whole number from 0 to 1114112",
-        ),
-        (
-            "top_p",
-            [5e-324, 0.5, 1, 1.0],
-            [0, 0.0, -0.5, math.nextafter(1, 2), None],
-            "top-p must be a finite number above 0 and at most 1",
-        ),
-        (
-            "min_p",
-            [0, 0.5, 1],
-            [-5e-324, math.nextafter(1, 2), None],
-            "min-p must be a finite number at least 0 and at most 1",
-        ),
-        (
-            "typical_p",
-            [5e-324, 0.5, 1],
-            [0, -0.5, math.nextafter(1, 2), None],
-            "typical-p must be a finite number above 0 and at most 1",
-        ),
-        (
-            "repetition_penalty",
-            [1, 1.0, 1.5, 1e6],
-            [0, math.nextafter(1, 0), math.nextafter(1e6, 1e7), None],
-            "repetition-penalty must be a finite number at least 1 and at most 1e+06",
-        ),
-        (
-            "mirostat",
-            [None, 5e-324, 3, 32],
-            [0, -1, math.nextafter(32, 33)],
-            "mirostat must be a finite number above 0 and at most 32",
-        ),
-        (
-            "beams",
-            [1],
-            [0, -1, 257, 2.0, None],
-            "beams must be a whole number from 1 to 256",
-        ),
-    ],
-    ids=lambda value: value.split()[0] if isinstance(value, str) and " " in value else "",
-)
-def test_what_is_out_of_range_is_refused(
-    field: str, good: list[Any], bad: list[Any], rule: str
-) -> None:
+RANGES: dict[str, tuple[list[Any], list[Any], str]] = {
+    "temperature": (
+        [0, -0.0, 5e-324, 1, 1e308],
+        [-5e-324, -1, 10**400, None],
+        "temperature must be a finite number at least 0",
+    ),
+    "top_k": (
+        [0, 1, 0x110000],
+        [-1, 0x110001, 1.0, None],
+        "top-k must be a whole number from 0 to 1114112",
+    ),
+    "top_p": (
+        [5e-324, 0.5, 1, 1.0],
+        [0, 0.0, -0.5, math.nextafter(1, 2), None],
+        "top-p must be a finite number above 0 and at most 1",
+    ),
+    "min_p": (
+        [0, 0.5, 1],
+        [-5e-324, math.nextafter(1, 2), None],
+        "min-p must be a finite number at least 0 and at most 1",
+    ),
+    "typical_p": (
+        [5e-324, 0.5, 1],
+        [0, -0.5, math.nextafter(1, 2), None],
+        "typical-p must be a finite number above 0 and at most 1",
+    ),
+    "repetition_penalty": (
+        [1, 1.0, 1.5, 1e6],
+        [0, math.nextafter(1, 0), math.nextafter(1e6, 1e7), None],
+        "repetition-penalty must be a finite number at least 1 and at most 1e+06",
+    ),
+    "mirostat": (
+        [None, 5e-324, 3, 32],
+        [0, -1, math.nextafter(32, 33)],
+        "mirostat must be a finite number above 0 and at most 32",
+    ),
+    "beams": (
+        [1],
+        [0, -1, 257, 2.0, None],
+        "beams must be a whole number from 1 to 256",
+    ),
+}
+
+
+@pytest.mark.parametrize("field", RANGES)
+def test_what_is_out_of_range_is_refused(field: str) -> None:
+    good, bad, rule = RANGES[field]
     for value in good:
         assert getattr(SamplingConfig(**{field: value}), field) is value
     for value in [*bad, *NOT_NUMBERS]:
