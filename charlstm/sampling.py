@@ -436,7 +436,7 @@ class Mirostat:
     def __init__(self, *, batch: int, target: float) -> None:
         """Start with room for twice the target."""
         check_float("mirostat", target, low=0, low_open=True)
-        self._target = target
+        self.target = target
         self.mu = np.full(batch, _MIROSTAT_START * target)
 
     def apply(self, logits: Logits) -> Logits:
@@ -460,7 +460,7 @@ class Mirostat:
             ids: `(batch,)` ids drawn.
         """
         drawn = log_softmax(filtered)[np.arange(len(ids)), ids]
-        self.mu -= _MIROSTAT_RATE * (-drawn / np.log(2) - self._target)
+        self.mu -= _MIROSTAT_RATE * (-drawn / np.log(2) - self.target)
 
     def select(self, rows: Ids) -> None:
         """Go on with some of the texts.
@@ -531,8 +531,8 @@ class Sampler:
     def change(self, config: SamplingConfig) -> None:
         """Pick otherwise from now on, with the random streams where they are.
 
-        Mirostat starts anew; a repetition penalty that was off knows only what
-        follows.
+        Mirostat starts anew with another target; a repetition penalty that was
+        off knows only what follows.
 
         Args:
             config: How to pick.
@@ -545,8 +545,9 @@ class Sampler:
             self._repetition = RepetitionPenalty(batch=batch, penalty=config.repetition_penalty)
         else:
             self._repetition.penalty = config.repetition_penalty
-        self._mirostat = None
-        if config.mirostat is not None:
+        if config.mirostat is None:
+            self._mirostat = None
+        elif self._mirostat is None or self._mirostat.target != config.mirostat:
             self._mirostat = Mirostat(batch=batch, target=config.mirostat)
 
     def read(self, ids: Ids) -> None:

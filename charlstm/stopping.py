@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 from charlstm.config import check_int
@@ -23,7 +24,7 @@ PATIENCE_FOR_A_SENTENCE = 2_000
 
 # Where these are used no white space follows.
 _WIDE_ENDS = frozenset("。！？")
-_SENTENCE_ENDS = frozenset(".!?…") | _WIDE_ENDS
+_SENTENCE_ENDS = frozenset(".!?…؟۔।") | _WIDE_ENDS
 _CLOSERS = frozenset("\"')]}”’»›」』）】")
 # Some languages close with what others open with: „so.“, »so.« A space after
 # it tells them apart, which wide marks do without.
@@ -44,7 +45,7 @@ class StopRules:
     """
 
     length: int | None = None
-    stops: tuple[str, ...] = ()
+    stops: Sequence[str] = ()
     until_sentence: bool = False
     lines: int | None = None
 
@@ -58,6 +59,8 @@ class StopRules:
             check_int("length", self.length, low=0, high=MAX_LENGTH)
         if self.lines is not None:
             check_int("lines", self.lines, low=1, high=MAX_LENGTH // CHARACTERS_PER_LINE)
+        if isinstance(self.stops, str):
+            raise ConfigError("stops are several texts, not one")
         if any(not stop for stop in self.stops):
             raise ConfigError("a stop text needs at least one character")
         if self.until_sentence and self.lines is not None:

@@ -534,8 +534,7 @@ def test_blas_has_its_own_number_of_threads_after_a_closed_pipe(tmp_path: Path) 
     [
         (True, {}),
         (True, {"repetition_penalty": 2.0}),
-        (True, {"mirostat": 2.0}),
-        (False, {}),
+        (False, {"top_k": 4}),
         (True, {"temperature": 0.0, "beams": 3}),
     ],
     ids=str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -1547,7 +1548,10 @@ def test_mirostat_learns_from_what_the_sampler_drew() -> None:
     mu = [3.2, 3.2]
     sizes = set()
     for step in range(120):
+        if step == 30:  # what it has learned stays when something else changes
+            sampler.change(dataclasses.replace(config, repetition_penalty=1.0))
         if step == 60:
+            sampler.change(SamplingConfig())
             sampler.change(config)
             mu = [3.2, 3.2]
         got = sampler.pick(logits).tolist()

@@ -544,3 +544,9 @@ def test_texts_do_not_share_their_ends() -> None:
     assert (first.stopped, second.stopped) == (None, "lines")
     assert first.push("y") == ""
     assert first.stopped == "stop"
+
+
+def test_one_text_is_not_taken_for_several() -> None:
+    # A string is a sequence of its characters: each would have been a stop text.
+    with pytest.raises(ConfigError, match="several texts"):
+        StopRules(stops="END")  # type: ignore[arg-type]
