@@ -741,7 +741,11 @@ def endless(place: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A conversation through pipes, in which a turn would last for hours."""
     pipe = subprocess.PIPE
     with subprocess.Popen(
-        [*COMMAND, "--temperature", "1", "-n", "1000000000"], stdin=pipe, stdout=pipe, stderr=pipe
+        [*COMMAND, "--temperature", "1", "-n", "1000000000"],
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        bufsize=0,  # what a buffer held would be lost to `communicate`
     ) as process:
         yield process
         process.kill()
@@ -750,7 +754,17 @@ def endless(place: Path) -> Iterator[subprocess.Popen[bytes]]:
 def write_line(process: subprocess.Popen[bytes], line: str) -> None:
     assert process.stdin is not None
     process.stdin.write(line.encode() + b"\n")
-    process.stdin.flush()
+
+
+def read_bytes(process: subprocess.Popen[bytes], n_bytes: int) -> bytes:
+    """Read at least so many bytes of text."""
+    assert process.stdout is not None
+    data = b""
+    while len(data) < n_bytes:
+        more = process.stdout.read(n_bytes)
+        assert more, "it has ended"
+        data += more
+    return data
 
 
 @unix_only
@@ -758,8 +772,7 @@ def test_an_interrupt_stops_a_turn_and_the_next_line_is_read(
     endless: subprocess.Popen[bytes],
 ) -> None:
     write_line(endless, "ab\n/length 4\n/settings\nc")
-    assert endless.stdout is not None
-    begun = endless.stdout.read(500)
+    begun = read_bytes(endless, 500)
     endless.send_signal(signal.SIGINT)
     stdout, stderr = endless.communicate(timeout=60)
     text = (begun + stdout).decode()
@@ -788,8 +801,8 @@ def test_an_interrupt_while_it_waits_for_a_line_ends_it(endless: subprocess.Pope
 @unix_only
 def test_a_closed_pipe_ends_a_turn_quietly(endless: subprocess.Popen[bytes]) -> None:
     write_line(endless, "ab")
+    read_bytes(endless, 100)
     assert endless.stdout is not None
-    assert len(endless.stdout.read(100)) == 100
     endless.stdout.close()
     assert endless.wait(timeout=60) == 0
     assert endless.stderr is not None

@@ -70,6 +70,7 @@ def evaluate(
     from charlstm.engine import LSTMStep
     from charlstm.errors import InputError
     from charlstm.generation import fit_seed_text
+    from charlstm.models import is_shipped
     from charlstm.reading import read_text, sha256_of
     from charlstm.terminal import show_progress
 
@@ -88,7 +89,8 @@ def evaluate(
         name = printable(checkpoint.model.name)
         is_own = source is not None and sha256_of(source) == about["sha256"]
         note(
-            f"model {name}, step {checkpoint.info.step:,}"
+            f"model {name}{' (ships with charlstm)' if is_shipped(checkpoint.model) else ''}, "
+            f"step {checkpoint.info.step:,}"
             + (": trained on this very text, which flatters the figure" if is_own else "")
         )
     step = LSTMStep(checkpoint.network, checkpoint.weights)
