@@ -42,6 +42,7 @@ from charlstm.vocabulary import Vocabulary
 # as little repetition as 0.6 alone, which is that of the held-out text.
 DEFAULT_TEMPERATURE, DEFAULT_TOP_P = 0.6, 0.9
 
+UNKNOWN_CHOICES = ("error", "skip", "nearest")
 # More texts at once are hardly faster each, and the first would come later.
 TEXTS_AT_ONCE = 64
 # Beams that have not come to agree by then follow the best.
@@ -207,7 +208,10 @@ def fit_seed_text(
     Raises:
         SeedTextError: If there are unknown characters and `unknown` is
             "error"; names each and where it stands.
+        ConfigError: If there is no such way to treat them.
     """
+    if unknown not in UNKNOWN_CHOICES:
+        raise ConfigError(f"unknown is one of {', '.join(UNKNOWN_CHOICES)}, not {unknown!r}")
     found = vocabulary.unknown(text)
     if not found:
         return text

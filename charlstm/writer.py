@@ -34,7 +34,7 @@ from charlstm.stopping import StopRules
 _N_RANDOM_SEEDS = 2**63
 
 
-def load(name: str | None = None, *, checkpoint: str = "best") -> Writer:
+def load(name: str | None = None, *, checkpoint: str | int = "best") -> Writer:
     """Load a model.
 
     Args:
@@ -50,10 +50,7 @@ def load(name: str | None = None, *, checkpoint: str = "best") -> Writer:
         CheckpointError: If all its checkpoints are damaged. If another than
             the one asked for is used, that is a `UserWarning`.
     """
-    loaded, problems = open_checkpoint(find_model(name), checkpoint)
-    for problem in problems:
-        warnings.warn(f"{problem}; using step {loaded.info.step:,} instead", stacklevel=2)
-    return Writer([(loaded, 1.0)])
+    return Writer([(_open(name, checkpoint), 1.0)])
 
 
 def mix(weights: Mapping[str, float], *, checkpoint: str = "best") -> Writer:
@@ -72,9 +69,14 @@ def mix(weights: Mapping[str, float], *, checkpoint: str = "best") -> Writer:
     """
     if not weights:
         raise ConfigError("a mix needs at least one model")
-    return Writer(
-        [(load(name, checkpoint=checkpoint).checkpoint, weight) for name, weight in weights.items()]
-    )
+    return Writer([(_open(name, checkpoint), weight) for name, weight in weights.items()])
+
+
+def _open(name: str | None, checkpoint: str | int) -> Checkpoint:
+    loaded, problems = open_checkpoint(find_model(name), str(checkpoint))
+    for problem in problems:
+        warnings.warn(f"{problem}; using step {loaded.info.step:,} instead", stacklevel=3)
+    return loaded
 
 
 class Writer:

@@ -533,3 +533,13 @@ def test_a_text_that_cannot_be_scored_is_refused(
 ) -> None:
     with pytest.raises(kind, match=message):
         tale.score(text)
+
+
+def test_a_step_may_be_a_number(tale: Writer) -> None:
+    step = tale.checkpoint.info.step
+    assert load("tale", checkpoint=step).checkpoint.info.step == step
+
+
+def test_a_way_to_treat_unknown_characters_must_exist(tale: Writer) -> None:
+    with pytest.raises(ConfigError, match="'nearst'"):
+        tale.generate("ab", 3, unknown="nearst")

@@ -308,6 +308,7 @@ def generate(
             random_seed=random_seeds[0],
             unknown=unknown,
             seed_text=seed_text,
+            quiet=quiet,
         )
         return
     seeds = writer.seeds(seed_text, random_seeds, unknown=unknown)

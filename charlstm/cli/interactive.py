@@ -30,6 +30,7 @@ def converse(
     random_seed: int,
     unknown: str,
     seed_text: str | None,
+    quiet: bool = False,
 ) -> None:
     """Read a line, let the model go on from it, until there are no more lines.
 
@@ -40,6 +41,7 @@ def converse(
         random_seed: Fixes what is drawn.
         unknown: What to do with characters that the model has never seen.
         seed_text: What was said before the first line, or None.
+        quiet: Do not greet.
     """
     from charlstm.conversation import Conversation
 
@@ -55,7 +57,8 @@ def converse(
         signal.signal(signal.SIGTERM, _terminate)
         with contextlib.suppress(ImportError):  # not on Windows
             import readline  # noqa: F401 (history and editing, for `input`)
-        note("type a line and the model goes on from it; /help, Ctrl-D ends")
+        if not quiet:
+            note("type a line and the model goes on from it; /help, Ctrl-D ends")
     if seed_text is not None:
         conversation.say(seed_text)
     while (line := _read_line(is_terminal=is_terminal)) is not None:
