@@ -112,12 +112,13 @@ def main() -> None:
         step = [sys.executable, str(HERE / "tf_step.py")]
         one, many, few = 20_000 // scale, 1_000 // scale, max(4, 60 // scale)
         seeded = [*CHARLSTM, "--seed", "MACBETH."]
+        plain = ["--temperature", "0.6"]
+        together = ["-n", str(many), "--samples", "32", "--separator", ""]
         sides: dict[str, tuple[list[str], int]] = {
-            "charlstm, one text": ([*seeded, "-n", str(one)], one),
-            "charlstm, 32 texts": (
-                [*seeded, "-n", str(many), "--samples", "32", "--separator", ""],
-                32 * many,
-            ),
+            "charlstm, one text, temperature alone": ([*seeded, *plain, "-n", str(one)], one),
+            "charlstm, 32 texts, temperature alone": ([*seeded, *plain, *together], 32 * many),
+            "charlstm, one text, the default (with top-p)": ([*seeded, "-n", str(one)], one),
+            "charlstm, 32 texts, the default": ([*seeded, *together], 32 * many),
             "charlstm, one text, every filter": (
                 [*seeded, "-n", str(one), "--top-k", "20", "--top-p", "0.95", "--min-p", "0.02",
                  "--typical-p", "0.98", "--repetition-penalty", "1.2"],

@@ -14,6 +14,7 @@ import click
 
 from charlstm import __version__
 from charlstm.cli.evaluate import evaluate
+from charlstm.cli.export import export
 from charlstm.cli.generate import generate
 from charlstm.cli.info import info
 from charlstm.cli.main import CharlstmGroup
@@ -39,7 +40,7 @@ def cli() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-for _command in (prepare, train, generate, evaluate, info):
+for _command in (prepare, train, generate, evaluate, info, export):
     cli.add_command(_command)
 
 
