@@ -18,6 +18,9 @@ def main() -> None:
     try:
         _open_closed_streams()
         signal.signal(signal.SIGTERM, _interrupt)
+        hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
+        if hang_up is not None and signal.getsignal(hang_up) == signal.SIG_DFL:  # no nohup
+            signal.signal(hang_up, _interrupt)
         from charlstm.backend import process_age
         from charlstm.cli import cli
 

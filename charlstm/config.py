@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import sys
 from typing import Any, Literal, get_args
 
@@ -160,7 +161,8 @@ def check_int(name: str, value: Any, *, low: int, high: int) -> None:
     Raises:
         ConfigError: If it is not.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or not low <= value <= high:
         raise ConfigError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
 
 
@@ -186,7 +188,7 @@ def check_float(
     Raises:
         ConfigError: If it is not a finite number in the range.
     """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if (
         not is_number
         or not -sys.float_info.max <= value <= sys.float_info.max

@@ -26,7 +26,7 @@ HELP = """\
 Type a line and the model goes on from it; an empty line lets it go on alone.
 Ctrl-C stops what it writes, Ctrl-D ends.
 /temperature 0.5   set how characters are picked; so /top-k, /top-p, /min-p,
-                   /typical-p, /repetition-penalty, /mirostat (off turns it off)
+                   /typical-p, /repetition-penalty, /mirostat 1.5 (or off)
 /length 300        characters to write in a turn; /lines 4, /until-sentence on
 /settings          show all of them
 /reset             forget what was said
@@ -58,6 +58,7 @@ class Conversation:
         self._random_seed = random_seed
         self._unknown = unknown
         self.sampling = sampling
+        self._without_mirostat = dataclasses.replace(sampling, mirostat=None)
         self.rules = rules
         _check_sampling(sampling)
         self.reset()
@@ -157,6 +158,11 @@ class Conversation:
         if name == "beams" and value != 1:
             raise InputError("beam search looks ahead, which a conversation cannot")
         sampling = self.sampling.adjusted(**{name: value})
+        if name == "mirostat":
+            if value is None and self.sampling.mirostat is not None:
+                sampling = self._without_mirostat
+            elif self.sampling.mirostat is None:
+                self._without_mirostat = self.sampling
         _check_sampling(sampling)
         self.sampling = sampling
         self._sampler.change(sampling)

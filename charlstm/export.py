@@ -318,7 +318,8 @@ def build_keras_model(checkpoint: Checkpoint) -> Any:
     else:
         x = keras.layers.Reshape((-1, 1), name="column", **single)(ids)  # (batch, time, 1)
         x = keras.layers.Rescaling(1 / network.vocabulary_size, name="scaled", **single)(x)
-    inputs, states = {"ids": ids}, {}
+    inputs: dict[str, Any] = {"ids": ids}
+    states: dict[str, Any] = {}
     for n in range(1, network.layers + 1):
         before = [keras.Input((network.units,), name=f"{part}_{n}", **single) for part in "hc"]
         lstm = keras.layers.LSTM(
@@ -383,10 +384,11 @@ def _keras_code(checkpoint: Checkpoint) -> str:
         load=[
             f"model = {model}",
             "rng = np.random.default_rng()",
-            f'zeros = np.zeros((1, {network.units}), "float32")',
+            f"zeros = keras.ops.zeros((1, {network.units}))",
             f"state = {{name: zeros for name in ({_state_names(network)})}}",
         ],
-        ids='np.array([{ids}], "int32")',
+        # Of one kind with the state: Keras takes no mixture of tensors and arrays.
+        ids='keras.ops.array([{ids}], "int32")',
         call=call,
         pick=_NUMPY_PICK,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -149,8 +150,8 @@ class Voice:
     def sampling(self, **given: Any) -> SamplingConfig:
         """Return how it writes unless told otherwise, changed by what was told.
 
-        The default top-p goes with the default way only: who types a
-        temperature or another filter gets that alone.
+        The default top-p goes with the default way only: with a temperature or
+        another filter that was typed it is off.
 
         Args:
             **given: Fields of `SamplingConfig` that somebody typed.
@@ -162,7 +163,9 @@ class Voice:
             ConfigError: If it does not hold together.
         """
         config = default_sampling(self.parts[0][0].network)
-        if {"temperature", "top_k", "min_p", "typical_p"} & set(given):
+        neutral = SamplingConfig()
+        typed = {name for name, value in given.items() if value != getattr(neutral, name)}
+        if "temperature" in given or {"top_k", "min_p", "typical_p"} & typed:
             config = dataclasses.replace(config, top_p=1.0)
         return config.adjusted(**given)
 
@@ -210,16 +213,41 @@ def fit_seed_text(
             "error"; names each and where it stands.
         ConfigError: If there is no such way to treat them.
     """
+    return "".join(spell(text, vocabulary, unknown=unknown, what=what))
+
+
+def spell(
+    text: str,
+    vocabulary: Vocabulary,
+    *,
+    unknown: str = "error",
+    what: str = "the seed text",
+) -> list[str]:
+    """Write each character of a text in those that a model knows, as `fit_seed_text` does.
+
+    Args:
+        text: A seed or a text to score.
+        vocabulary: The model's characters.
+        unknown: As for `fit_seed_text`.
+        what: Likewise.
+
+    Returns:
+        For each character what stands for it: mostly itself; "" for nothing.
+
+    Raises:
+        SeedTextError: As `fit_seed_text`.
+        ConfigError: Likewise.
+    """
     if unknown not in UNKNOWN_CHOICES:
         raise ConfigError(f"unknown is one of {', '.join(UNKNOWN_CHOICES)}, not {unknown!r}")
     found = vocabulary.unknown(text)
     if not found:
-        return text
+        return list(text)
     if unknown == "skip":
-        return "".join(c for c in text if c in vocabulary)
+        return [c if c in vocabulary else "" for c in text]
     if unknown == "nearest":
         likeness = {c: vocabulary.nearest(c) or "" for c in set(text)}
-        return "".join(likeness[c] for c in text)
+        return [likeness[c] for c in text]
     first_positions: dict[str, int] = {}
     for position, character in found:
         first_positions.setdefault(character, position)
@@ -316,7 +344,10 @@ def write_texts(
     seeds = [voice.vocabulary.encode(text or first) for text in seed_texts]
     with one_blas_thread():
         for group in _groups(seeds, 1 if sampling.beams > 1 else TEXTS_AT_ONCE):
-            texts = [_Text(n, rules, voice.vocabulary, n_alternatives) for n in group]
+            texts = [
+                _Text(n, rules, voice.vocabulary, n_alternatives, seed_text=seed_texts[n])
+                for n in group
+            ]
             rows = np.stack([seeds[n] for n in group])
             if sampling.beams > 1:
                 yield from _write_by_beams(voice, rows, texts[0], sampling.beams)
@@ -335,15 +366,39 @@ def in_order(pieces: Iterator[Piece]) -> Iterator[Piece]:
         All pieces of the first text as they come, then those of the second …
     """
     current = 0
-    waiting: dict[int, list[Piece]] = collections.defaultdict(list)
+    waiting: dict[int, _Waiting] = collections.defaultdict(_Waiting)
     for piece in pieces:
-        waiting[piece.sample].append(piece)
-        while current in waiting:
-            ready = waiting.pop(current)
-            yield from ready
-            if ready[-1].stopped is None:
-                break
+        if piece.sample != current:
+            waiting[piece.sample].add(piece)
+            continue
+        ready = piece
+        yield ready
+        while ready.stopped is not None:
             current += 1
+            if current not in waiting:
+                break
+            ready = waiting.pop(current).joined()
+            yield ready
+
+
+class _Waiting:
+    """The pieces of a text whose turn has not come, in little more memory than their text."""
+
+    def __init__(self) -> None:
+        self._text = io.StringIO()
+        self._told: list[CharacterProbability] = []
+
+    def add(self, piece: Piece) -> None:
+        """Keep a piece."""
+        self._text.write(piece.text)
+        self._told += piece.probabilities
+        self._last = piece
+
+    def joined(self) -> Piece:
+        """Return all of them as one piece."""
+        return dataclasses.replace(
+            self._last, text=self._text.getvalue(), probabilities=tuple(self._told)
+        )
 
 
 def _groups(seeds: Sequence[Ids], at_once: int) -> Iterator[range]:
@@ -360,10 +415,17 @@ class _Text:
     """One of the texts: where it ends, and what is told of its characters."""
 
     def __init__(
-        self, sample: int, rules: StopRules, vocabulary: Vocabulary, n_alternatives: int
+        self,
+        sample: int,
+        rules: StopRules,
+        vocabulary: Vocabulary,
+        n_alternatives: int,
+        *,
+        seed_text: str,
     ) -> None:
         self._sample = sample
         self._ending = Ending(rules)
+        self._ending.follow(seed_text)
         self._characters = vocabulary.characters
         self._n_alternatives = n_alternatives
         self._told: collections.deque[CharacterProbability] = collections.deque()

@@ -21,6 +21,7 @@ MAX_LENGTH = 10**12
 # Without a length, a line or the end of a sentence is waited for so long.
 CHARACTERS_PER_LINE = 1_000
 PATIENCE_FOR_A_SENTENCE = 2_000
+_LONGEST_SENTENCE = 1_000
 
 # Where these are used no white space follows.
 _WIDE_ENDS = frozenset("。！？")
@@ -118,6 +119,16 @@ class Ending:
         self._mark = ""
         self.stopped: Stopped | None = "length" if rules.max_length == 0 else None
         self.max_length = rules.max_length
+
+    def follow(self, seed_text: str) -> None:
+        """Go on from a seed, whose sentence the text may end.
+
+        Args:
+            seed_text: What is before the text; only its end matters.
+        """
+        if self._rules.until_sentence:
+            for character in seed_text[-_LONGEST_SENTENCE:]:
+                self._ends_sentence(character)
 
     def push(self, character: str) -> str:
         """Take the next character.

@@ -23,6 +23,7 @@ from typing import TextIO
 from charlstm.errors import CheckpointError, printable
 
 _CHUNK = 1 << 20
+PARTIAL = ".partial"
 
 
 def shown(path: Path) -> str:
@@ -171,8 +172,8 @@ def write_synced(path: Path, data: bytes) -> None:
 def atomic_text(path: Path) -> Iterator[TextIO]:
     """Write a text file that appears whole, in place of what was there.
 
-    An interrupted text is kept: somebody waited for it and said that it is
-    enough. After any other failure what was there before is untouched.
+    Until then what was there is untouched. An interrupted text is kept beside
+    it, with `.partial` after its name, unless it is empty.
 
     Args:
         path: The file; a link's target is replaced, not the link.
@@ -196,6 +197,10 @@ def atomic_text(path: Path) -> Iterator[TextIO]:
                 interrupted = interrupt
             file.flush()
             os.fsync(file.fileno())
+        if interrupted is not None:
+            if not Path(name).stat().st_size:
+                raise interrupted
+            target = target.with_name(target.name + PARTIAL)
         Path(name).chmod(_mode_of(target))
         put_in_place(Path(name), target)
     except BaseException:

@@ -12,10 +12,12 @@ classes.
 from __future__ import annotations
 
 import dataclasses
+import io
+import os
 import secrets
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TypedDict, Unpack
 
 from charlstm.checkpoint import Checkpoint
 from charlstm.config import check_int
@@ -34,7 +36,20 @@ from charlstm.stopping import StopRules
 _N_RANDOM_SEEDS = 2**63
 
 
-def load(name: str | None = None, *, checkpoint: str | int = "best") -> Writer:
+class SamplingOptions(TypedDict, total=False):
+    """The fields of `sampling.SamplingConfig`, each as it may be given."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
+    mirostat: float | None
+    beams: int
+
+
+def load(name: str | os.PathLike[str] | None = None, *, checkpoint: str | int = "best") -> Writer:
     """Load a model.
 
     Args:
@@ -50,7 +65,7 @@ def load(name: str | None = None, *, checkpoint: str | int = "best") -> Writer:
         CheckpointError: If all its checkpoints are damaged. If another than
             the one asked for is used, that is a `UserWarning`.
     """
-    return Writer([(_open(name, checkpoint), 1.0)])
+    return Writer([(_open(None if name is None else os.fspath(name), checkpoint), 1.0)])
 
 
 def mix(weights: Mapping[str, float], *, checkpoint: str = "best") -> Writer:
@@ -95,6 +110,11 @@ class Writer:
         self.checkpoints = tuple(checkpoints)
         self.voice = Voice.mixed(checkpoints)
 
+    def __repr__(self) -> str:
+        """Name the models and their weights."""
+        parts = (f"{c.model.name} (step {c.info.step}): {w:g}" for c, w in self.checkpoints)
+        return f"<Writer {', '.join(parts)}>"
+
     @property
     def checkpoint(self) -> Checkpoint:
         """The first model's checkpoint."""
@@ -115,7 +135,7 @@ class Writer:
         stop: Sequence[str] = (),
         until_sentence: bool = False,
         lines: int | None = None,
-        **sampling: Any,
+        **sampling: Unpack[SamplingOptions],
     ) -> str:
         """Write one text.
 
@@ -163,7 +183,7 @@ class Writer:
         stop: Sequence[str] = (),
         until_sentence: bool = False,
         lines: int | None = None,
-        **sampling: Any,
+        **sampling: Unpack[SamplingOptions],
     ) -> Iterator[str]:
         """Write one text, piece by piece.
 
@@ -185,8 +205,7 @@ class Writer:
             SeedTextError: If the seed has unknown characters.
             ConfigError: If a setting is out of range or there is no such one.
         """
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        rules = StopRules(length=length, stops=stops, until_sentence=until_sentence, lines=lines)
+        rules = _rules(length, stop, until_sentence, lines)
         config = self.sampling(**sampling)
         random_seeds = make_random_seeds(random_seed, n_samples=1)
         seeds = self.seeds(seed_text, random_seeds, unknown=unknown)
@@ -195,7 +214,54 @@ class Writer:
         )
         return (piece.text for piece in pieces if piece.text)
 
-    def sampling(self, **given: Any) -> SamplingConfig:
+    def samples(
+        self,
+        n_samples: int,
+        seed_text: str | None = None,
+        length: int | None = None,
+        *,
+        random_seed: int | None = None,
+        unknown: str = "error",
+        stop: Sequence[str] = (),
+        until_sentence: bool = False,
+        lines: int | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> list[str]:
+        """Write several texts side by side, which is faster than one after the other.
+
+        Args:
+            n_samples: Texts, at least 1.
+            seed_text: As for `generate`, as are the others; without one each
+                text goes on from a window of its own.
+            length: Characters to write.
+            random_seed: The first text's; the others have the numbers after it.
+            unknown: What to do with unknown seed characters.
+            stop: Texts that end a text.
+            until_sentence: Go on until a sentence ends.
+            lines: Stop after so many lines.
+            **sampling: Fields of `sampling.SamplingConfig`.
+
+        Returns:
+            The new texts, without the seeds.
+
+        Raises:
+            SeedTextError: If the seed has unknown characters.
+            ConfigError: If a setting is out of range or there is no such one.
+        """
+        check_int("samples", n_samples, low=1, high=10**6)
+        random_seeds = make_random_seeds(random_seed, n_samples=n_samples)
+        texts = [io.StringIO() for _ in range(n_samples)]
+        for piece in write_texts(
+            self.voice,
+            self.seeds(seed_text, random_seeds, unknown=unknown),
+            random_seeds=random_seeds,
+            sampling=self.sampling(**sampling),
+            rules=_rules(length, stop, until_sentence, lines),
+        ):
+            texts[piece.sample].write(piece.text)
+        return [text.getvalue() for text in texts]
+
+    def sampling(self, **given: Unpack[SamplingOptions]) -> SamplingConfig:
         """Return the model's own way to pick characters, changed.
 
         Args:
@@ -254,6 +320,13 @@ class Writer:
         ((step, vocabulary, _),) = self.voice.parts
         known = fit_seed_text(self.voice.clean(text), vocabulary, unknown=unknown, what="the text")
         return score_ids(step, vocabulary.encode(known))
+
+
+def _rules(
+    length: int | None, stop: Sequence[str], until_sentence: bool, lines: int | None
+) -> StopRules:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    return StopRules(length=length, stops=stops, until_sentence=until_sentence, lines=lines)
 
 
 def make_random_seeds(random_seed: int | None, *, n_samples: int) -> list[int]:

@@ -9,9 +9,11 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -302,7 +304,13 @@ def test_copying_is_reported(models):
     )
     (sample,) = texts("--model", "copy", "--seed", "a", "-n", "6", "--report-copying")
     assert sample["text"] == "dddddd"
-    assert sample["copied"] == {"length": 1, "start": 0, "text": "d", "corpus_position": 3}
+    assert sample["copied"] == {
+        "length": 1,
+        "start": 0,
+        "text": "d",
+        "corpus": "tale",
+        "corpus_position": 3,
+    }
     result = run("generate", "--model", "copy", "--seed", "a", "-n", "6", "--report-copying")
     assert result.stdout == "adddddd"
     assert "1 of 6 characters" in result.stderr
@@ -363,33 +371,66 @@ def test_a_full_disk_is_an_error_and_not_a_traceback(models):
     assert "No space left" in done.stderr
 
 
-@pytest.mark.parametrize("target", [None, "out.txt"])
-def test_an_interrupted_text_is_kept(models, target):
-    Path("out.txt").write_text("old", encoding="utf-8")
-    command = [*COMMAND, "generate", "--model", "tale", "--seed", "a", "-n", "1000000000"]
-    if target:
-        command += ["--output", target]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    if target is None:
-        assert len(child.stdout.read(200)) == 200
-    else:
-        deadline = time.monotonic() + 60
-        while not any(p.stat().st_size for p in models.glob(".out.txt-*")):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    child.send_signal(2)
+def interrupted(command: list[str], is_ready: Callable[[], bool], number: int) -> str:
+    """Start a writer, send it a signal when it is ready, and return what it says."""
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not is_ready():
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.02)
+    child.send_signal(number)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130
     assert "Traceback" not in err
     assert "interrupted" in err
-    kept = Path("out.txt").read_text(encoding="utf-8")
-    if target is None:
-        assert kept == "old"
-    else:
-        assert kept[0] == "a"
-        assert len(kept) > 1_000
-        assert not list(models.glob(".out.txt-*"))
+    return err
+
+
+ENDLESS = [*COMMAND, "generate", "--model", "tale", "--seed", "a", "-n", "1000000000"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other signals there")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_an_interrupted_text_is_kept_beside_the_file(models, name):
+    Path("out.txt").write_text("old", encoding="utf-8")
+    err = interrupted(
+        [*ENDLESS, "--output", "out.txt"],
+        lambda: any(p.stat().st_size for p in models.glob(".out.txt-*")),
+        getattr(signal, name),
+    )
+    assert Path("out.txt").read_text(encoding="utf-8") == "old"
+    kept = Path("out.txt.partial").read_text(encoding="utf-8")
+    assert kept[0] == "a"
+    assert len(kept) > 1_000
+    assert "out.txt.partial" in err
+    assert not list(models.glob(".out.txt-*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other signals there")
+def test_an_interrupt_before_the_first_character_keeps_nothing(models):
+    # A file was once replaced by an empty one while a long seed was read.
+    Path("out.txt").write_text("old", encoding="utf-8")
+    Path("seed.txt").write_text("abcd" * 500_000, encoding="utf-8")
+    command = [*COMMAND, "generate", "--model", "tale", "--seed-file", "seed.txt", "--no-echo"]
+    interrupted(
+        [*command, "--output", "out.txt"],
+        lambda: bool(list(models.glob(".out.txt-*"))),
+        signal.SIGINT,
+    )
+    assert Path("out.txt").read_text(encoding="utf-8") == "old"
+    assert sorted(p.name for p in models.iterdir()) == ["checkpoints", "out.txt", "seed.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other signals there")
+def test_an_interrupt_of_a_pipe_is_said(models):
+    child = subprocess.Popen(ENDLESS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert len(child.stdout.read(200)) == 200
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert err.strip() == "Error: interrupted"
 
 
 def test_utf8_comes_out_whatever_the_locale(models):
@@ -481,6 +522,15 @@ def test_every_character_is_told(models):
     assert about["loss"] == summary["loss"]
 
 
+def test_places_are_those_of_the_text_as_it_came(models):
+    Path("a.txt").write_text("aÀ☃b\nC…d\n", encoding="utf-8", newline="")
+    result = run("evaluate", "a.txt", "--model", "tale", "--unknown", "nearest", "--per-character")
+    rows = [line.split("\t")[:3] for line in result.stdout.splitlines()[1:]]
+    assert rows == [["1", "2", "a"], ["1", "4", "b"], ["1", "5", r"\n"], ["2", "1", "c"],
+                    ["2", "3", "d"], ["2", "4", r"\n"]]  # fmt: skip
+    assert "left out 2 characters" in result.stderr
+
+
 def test_evaluate_reads_the_nearest(models):
     Path("a.txt").write_text("ABC É bàd", encoding="utf-8")
     Path("b.txt").write_text("abc é bad", encoding="utf-8")
@@ -491,3 +541,97 @@ def test_evaluate_reads_the_nearest(models):
         for name in ("a.txt", "b.txt")
     )
     assert first == second
+
+
+# --- what a reader of this program found ------------------------------------------
+
+
+def test_what_is_typed_wins_over_the_environment(models, monkeypatch):
+    # An exported model once made --mix impossible.
+    monkeypatch.setenv("CHARLSTM_GENERATE_MODEL", "other")
+    args = ("--seed", "bcd", "-n", "9", "--random-seed", "1")
+    assert text("--mix", "tale:1", *args) == text("--model", "tale", *args)
+    monkeypatch.setenv("CHARLSTM_GENERATE_TOP_P", "0.5")
+    assert texts("--model", "tale", "--mirostat", "1.5", *args)[0]["top_p"] == 1
+    monkeypatch.setenv("CHARLSTM_GENERATE_TEMPERATURE", "0.5")
+    assert texts("--model", "tale", "--beams", "2", *args)[0]["temperature"] == 0
+    monkeypatch.setenv("CHARLSTM_GENERATE_MIX", "tale:1")
+    refused(run("generate", "-n", "3"), 2, "--model and --mix exclude")
+
+
+def test_a_sentence_of_the_seed_may_be_ended(models):
+    # Its end was missed, and another sentence written.
+    network = make_network()
+    weights = {name: np.zeros_like(a) for name, a in random_weights(network).items()}
+    weights["dense/bias"][1] = 50
+    characters = "\n .abcd"
+    save(
+        Path("checkpoints/dots"),
+        3,
+        network=network,
+        vocabulary=Vocabulary(characters),
+        weights=weights,
+        config=make_config(network, seed_windows=[]),
+    )
+    args = ("--model", "dots", "-n", "0", "--until-sentence")
+    (sample,) = texts(*args, "--seed", "abc.")  # only spaces follow
+    assert (sample["text"], sample["stopped"]) == ("", "sentence")
+
+
+def test_stop_texts_are_read_as_other_texts_are(models):
+    args = ("--seed", "abc", "-n", "400", "--random-seed", "2", "--temperature", "3")
+    whole = text(*args)
+    assert text(*args, "--stop", r"\n") == whole[: whole.index("\n")]
+
+
+def test_minus_is_stdout(models):
+    args = ("--seed", "abc", "-n", "40", "--random-seed", "2")
+    assert run("generate", *args, "-o", "-").stdout == run("generate", *args).stdout
+    assert not Path("-").exists()
+
+
+def test_a_seed_and_lines_cannot_both_come_from_stdin(models):
+    refused(run("generate", "--interactive", "--seed-file", "-", input="ab"), 2, "stdin")
+
+
+def test_what_has_no_likeness_is_told(models):
+    result = run("generate", "--seed", "a☃b☃", "--unknown", "nearest", "-n", "3")
+    assert "left out 2 unknown characters" in result.stderr
+
+
+def test_lines_without_line_feeds_are_warned_of(models):
+    network = make_network()
+    save(
+        Path("checkpoints/flat"),
+        3,
+        network=network,
+        vocabulary=Vocabulary("abcdefg"),
+        config=make_config(network, seed_windows=[]),
+    )
+    assert "no line feed" in run("generate", "--model", "flat", "--lines", "1", "-n", "5").stderr
+
+
+def test_filters_that_do_nothing_are_told(models):
+    result = run("generate", "--temperature", "0", "--top-p", "0.5", "-n", "5")
+    assert "top-p change nothing" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("charlstm evaluate mac", "macbeth.txt"),
+        ("charlstm generate --mix o", "other:1"),
+        ("charlstm generate --checkpoint b", "best"),
+    ],
+)
+def test_more_is_completed(models, words, found):
+    arguments = words.split(" ")
+    environment = {"COMP_WORDS": words, "COMP_CWORD": str(len(arguments) - 1)}
+    done = subprocess.run(
+        COMMAND,
+        env=os.environ | environment | {"_CHARLSTM_COMPLETE": "bash_complete"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert found in re.split(r"[\n,]", done.stdout)

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -559,6 +560,40 @@ def test_json(tiny):
     }
 
 
+@pytest.mark.tf
+def test_the_commands_of_the_guide_run_as_they_stand(empty_workplace):
+    guide = (Path(__file__).parent.parent / "docs" / "export.md").read_text(encoding="utf-8")
+    commands = [shlex.split(c) for c in re.findall("^charlstm (export .*)$", guide, re.MULTILINE)]
+    assert {command[command.index("--to") + 1] for command in commands} == set(TARGETS)
+    for command in commands:
+        result = run(*command)
+        assert result.exit_code == 0, result.output
+    (line,) = re.findall("^python -c .*$", guide, re.MULTILINE)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["sh", "-c", line],
+        cwd="macbeth-onnx",
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    assert len(done.stdout) > 100
+
+
+@pytest.mark.tf
+@pytest.mark.parametrize("target", ["keras", "saved-model"])
+def test_what_keras_and_tensorflow_say_is_not_printed(tiny, target):
+    command = [sys.executable, "-m", "charlstm", "export", "tiny", "--to", target]
+    done = subprocess.run(
+        [*command, "-o", "out", "--json", "--quiet"], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["target"] == target
+
+
 @pytest.mark.parametrize(("which", "random_seed"), [("best", 1), ("last", 2), ("16", 2)])
 def test_the_checkpoint_is_chosen(tiny, which, random_seed):
     import safetensors.numpy
@@ -630,8 +665,8 @@ def strangers() -> Iterator[tuple[str, Any]]:
     def a_file(out: Path) -> None:
         out.write_text("mine")
 
-    def a_link(out: Path) -> None:
-        (out.parent / "elsewhere").mkdir()
+    def a_link_to_an_export(out: Path) -> None:
+        assert to_torch(output="elsewhere").exit_code == 0
         out.symlink_to("elsewhere")
 
     def a_broken_link(out: Path) -> None:
@@ -655,7 +690,7 @@ def strangers() -> Iterator[tuple[str, Any]]:
     for make in (
         empty,
         a_file,
-        a_link,
+        a_link_to_an_export,
         a_broken_link,
         a_project,
         an_export_with_more,

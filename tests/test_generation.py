@@ -869,6 +869,19 @@ def numbered(*samples: int, last: str = "") -> list[Piece]:
     return pieces
 
 
+def assert_whole(ordered: list[Piece], pieces: list[Piece]) -> None:
+    """One text after the other, each whole, ended once, with its probabilities."""
+    assert [p.sample for p in ordered] == sorted(p.sample for p in ordered)
+    for sample in {piece.sample for piece in pieces}:
+        got, expected = ([p for p in some if p.sample == sample] for some in (ordered, pieces))
+        assert "".join(p.text for p in got) == "".join(p.text for p in expected)
+        assert [p.stopped for p in got if p.stopped] == [p.stopped for p in expected if p.stopped]
+        assert got[-1].stopped == expected[-1].stopped
+        assert sum((p.probabilities for p in got), ()) == sum(
+            (p.probabilities for p in expected), ()
+        )
+
+
 @pytest.mark.parametrize(
     ("samples", "expected"),
     [
@@ -884,7 +897,7 @@ def numbered(*samples: int, last: str = "") -> list[Piece]:
 def test_texts_come_one_after_the_other(samples: tuple[int, ...], expected: str) -> None:
     ordered = list(in_order(iter(numbered(*samples))))
     assert "".join(piece.text for piece in ordered) == expected
-    assert sorted(map(str, ordered)) == sorted(map(str, numbered(*samples)))
+    assert_whole(ordered, numbered(*samples))
 
 
 # Of up to five texts one to six pieces each, in any order.
@@ -895,7 +908,7 @@ def test_texts_come_one_after_the_other(samples: tuple[int, ...], expected: str)
 )
 def test_any_pieces_are_sorted_by_text_and_keep_their_order(samples: list[int]) -> None:
     pieces = numbered(*samples)
-    assert list(in_order(iter(pieces))) == sorted(pieces, key=lambda piece: piece.sample)
+    assert_whole(list(in_order(iter(pieces))), pieces)
 
 
 def test_the_first_text_is_not_kept_waiting() -> None:
@@ -914,9 +927,8 @@ def test_the_first_text_is_not_kept_waiting() -> None:
         ("0a", "0a"),
         ("0b", "0b"),
         ("0c", "0c"),
-        # What was kept of the second comes now, and the rest as it comes.
-        ("1a", "0c"),
-        ("1b", "0c"),
+        # What was kept of the second comes now, as one piece, and the rest as it comes.
+        ("1a1b", "0c"),
         ("1c", "1c"),
         ("2a", "1c"),
         ("2b", "2b"),
@@ -928,7 +940,17 @@ def test_what_a_batch_writes_can_be_put_in_order(tmp_path: Path) -> None:
     rules = StopRules(length=30, stops=("ab",))
     pieces = pieces_of(voice, ["ab", "ab", "d"], random_seeds=[1, 2, 3], rules=rules)
     assert [piece.sample for piece in pieces] != sorted(piece.sample for piece in pieces)
-    assert list(in_order(iter(pieces))) == sorted(pieces, key=lambda piece: piece.sample)
+    assert_whole(list(in_order(iter(pieces))), pieces)
+
+
+def test_what_waits_is_kept_with_its_probabilities(tmp_path: Path) -> None:
+    voice = Voice.of(make_checkpoint(tmp_path))
+    pieces = list(
+        write_texts(
+            voice, ["ab", "d"], random_seeds=[1, 2], rules=StopRules(length=9), n_alternatives=2
+        )
+    )
+    assert_whole(list(in_order(iter(pieces))), pieces)
 
 
 # --- beam search -----------------------------------------------------------------------

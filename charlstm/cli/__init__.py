@@ -33,6 +33,10 @@ def cli() -> None:
     \b
     charlstm train macbeth.txt --minutes 3
     charlstm generate --seed "MACBETH."
+
+    Every option has an environment variable, CHARLSTM_<COMMAND>_<OPTION>, such as
+    CHARLSTM_GENERATE_MODEL; what is typed wins. Exit codes: 0 done, 1 the work
+    failed, 2 the command line or a text is wrong, 130 interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):

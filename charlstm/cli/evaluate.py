@@ -12,18 +12,21 @@ import click
 
 from charlstm.cli.options import (
     UNKNOWN,
+    CorpusName,
     checkpoint_option,
     json_option,
     model_option,
     open_model,
     quiet_option,
 )
-from charlstm.cli.output import note, print_json
+from charlstm.cli.output import note, print_json, write_stdout
 from charlstm.errors import printable
+
+_COLUMNS = ("line", "column", "character", "nats", "probability")
 
 
 @click.command()
-@click.argument("file")
+@click.argument("file", type=CorpusName())
 @model_option
 @checkpoint_option
 @click.option(
@@ -69,7 +72,7 @@ def evaluate(
     from charlstm.corpus import find_corpus
     from charlstm.engine import LSTMStep
     from charlstm.errors import InputError
-    from charlstm.generation import fit_seed_text
+    from charlstm.generation import spell
     from charlstm.models import is_shipped
     from charlstm.reading import read_text, sha256_of
     from charlstm.terminal import show_progress
@@ -81,9 +84,11 @@ def evaluate(
     text = read_text(
         source, options=dataclasses.replace(checkpoint.text_options, encoding=encoding)
     )
-    known = fit_seed_text(text, checkpoint.vocabulary, unknown=unknown, what="the text")
-    if unknown == "skip" and len(known) < len(text) and not quiet:
-        note(f"left out {len(text) - len(known):,} characters that the model has never seen")
+    spelled = spell(text, checkpoint.vocabulary, unknown=unknown, what="the text")
+    known = "".join(spelled)
+    n_left_out = spelled.count("")
+    if n_left_out and not quiet:
+        note(f"left out {n_left_out:,} characters that the model has never seen")
     if not quiet:
         about = checkpoint.config["corpus"]
         name = printable(checkpoint.model.name)
@@ -112,10 +117,8 @@ def evaluate(
             "perplexity": score.perplexity,
         }
         if nats is not None:
-            content["per_character"] = [
-                {"character": c, "nats": n}
-                for c, n in zip(known[1:], nats[1:].tolist(), strict=True)
-            ]
+            rows = _rows(text, spelled, nats.tolist())
+            content["per_character"] = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
         print_json(content)
         return
     summary = (
@@ -125,19 +128,24 @@ def evaluate(
     if nats is None:
         click.echo(summary)
         return
-    sys.stdout.writelines(_table(known, nats.tolist()))
+    write_stdout("\t".join(_COLUMNS) + "\n")
+    for line, column, character, surprise, probability in _rows(text, spelled, nats.tolist()):
+        shown = "\\\\" if character == "\\" else printable(character)
+        sys.stdout.write(f"{line}\t{column}\t{shown}\t{surprise:.4f}\t{probability:.6f}\n")
     if not quiet:
         note(summary)
 
 
-def _table(text: str, nats: list[float]) -> Iterator[str]:
-    """Write a line for each character but the first, under a line of names."""
-    yield "line\tcolumn\tcharacter\tnats\tprobability\n"
-    line, column = 1, 0
-    for n, (character, surprise) in enumerate(zip(text, nats, strict=True)):
+def _rows(
+    text: str, spelled: list[str], nats: list[float]
+) -> Iterator[tuple[int, int, str, float, float]]:
+    """Tell of each character that was scored, with its place in the text as it came."""
+    line, column, n = 1, 0, 0
+    for original, stands_for_it in zip(text, spelled, strict=True):
         column += 1
-        if n:
-            shown = "\\\\" if character == "\\" else printable(character)
-            yield f"{line}\t{column}\t{shown}\t{surprise:.4f}\t{math.exp(-surprise):.6f}\n"
-        if character == "\n":
+        for character in stands_for_it:
+            if n:
+                yield line, column, character, nats[n], math.exp(-nats[n])
+            n += 1
+        if original == "\n":
             line, column = line + 1, 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from charlstm.cli.options import (
     UNKNOWN,
@@ -37,6 +39,17 @@ if TYPE_CHECKING:
     from charlstm.writer import Writer
 
 N_ALTERNATIVES = 5
+_EXCLUSIVE = [
+    ("seed_text", "seed_file"),
+    ("model", "mix"),
+    *(
+        ("interactive", name)
+        for name in ("as_json", "output", "n_samples", "report_copying", "beams")
+    ),
+    *(("mirostat", name) for name in ("top_k", "top_p", "min_p", "typical_p", "beams")),
+    ("beams", "temperature"),
+    ("until_sentence", "lines"),
+]
 _ESCAPES = {"\\n": "\n", "\\t": "\t", "\\0": "\0", "\\\\": "\\"}
 
 
@@ -86,13 +99,14 @@ def _sampling_options(command: Any) -> Any:
                 "--mirostat",
                 type=FiniteFloat(0, 32, min_open=True),
                 metavar="TAU",
-                help="Hold the surprise at TAU bits a character, in place of the four above.",
+                help="Hold the surprise at TAU bits a character (0.5 to 2), in place of the four "
+                "above.",
             ),
             click.option(
                 "--beams",
                 metavar="N",
                 type=click.IntRange(1, 256),
-                help="Look for the likeliest text along N paths; at temperature 0.",
+                help="Look for the likeliest text along N paths, at temperature 0; 1 for none.",
             ),
         ]
     ):
@@ -100,8 +114,38 @@ def _sampling_options(command: Any) -> Any:
     return command
 
 
+def _is_idle(value: Any) -> bool:
+    """Tell whether an option was not given, or changes nothing."""
+    return value is None or value is False or value == () or (value == 1 and value is not True)
+
+
+def _idle_value(option: click.Parameter) -> Any:
+    if option.multiple:
+        return ()
+    return {bool: False, int: 1}.get(type(option.default))
+
+
+class _GenerateCommand(SectionedCommand):
+    """Options that exclude each other are settled before the command runs."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Refuse them together; what was typed wins over the environment."""
+        options = {param.name or "": param for param in self.params}
+        for pair in _EXCLUSIVE:
+            if any(_is_idle(ctx.params[name]) for name in pair):
+                continue
+            typed = {n for n in pair if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE}
+            if len(typed) == 1:
+                (other,) = set(pair) - typed
+                ctx.params[other] = _idle_value(options[other])
+            elif pair[0] in ("seed_text", "model", "interactive"):  # the others say it themselves
+                names = [max(options[name].opts, key=len) for name in pair]
+                raise click.UsageError(f"{' and '.join(names)} exclude each other", ctx)
+        return super().invoke(ctx)
+
+
 @click.command(
-    cls=SectionedCommand,
+    cls=_GenerateCommand,
     sections={
         "Who writes": ["model", "mix", "which"],
         "What it goes on from": ["seed_text", "seed_file", "unknown"],
@@ -170,15 +214,20 @@ def _sampling_options(command: Any) -> Any:
     type=StopText(),
     multiple=True,
     metavar="TEXT",
-    help="End before this text is written; may be repeated.",
+    help=r"End before this text is written; \n and \t may be written so; may be repeated.",
 )
 @click.option("--until-sentence", is_flag=True, help="Go on after --length until a sentence ends.")
-@click.option("--lines", metavar="N", type=click.IntRange(1, 10**9), help="End after N line feeds.")
+@click.option(
+    "--lines",
+    metavar="N",
+    type=click.IntRange(1, 10**9),
+    help="End after N line feeds, those of the seed not counted.",
+)
 @click.option(
     "--samples",
     "n_samples",
     metavar="K",
-    type=click.IntRange(1, 1_000_000),
+    type=click.IntRange(1, 100_000),
     default=1,
     show_default=True,
     help="Texts to write, side by side.",
@@ -203,7 +252,9 @@ def _sampling_options(command: Any) -> Any:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="File to write to; it appears whole, in place of what was there.",
+    metavar="FILE",
+    help="File to write to; it appears whole, in place of what was there. An interrupted text "
+    "goes to FILE.partial.",
 )
 @click.option(
     "--interactive", is_flag=True, help="Type a line and the model goes on from it, in turns."
@@ -211,8 +262,8 @@ def _sampling_options(command: Any) -> Any:
 @click.option(
     "--report-copying",
     is_flag=True,
-    help="Tell the longest span that stands word for word in the training text, which must "
-    "still be prepared.",
+    help="Tell the longest span that stands character for character in the training text, "
+    "which must still be prepared.",
 )
 @click.option(
     "--probabilities",
@@ -259,44 +310,32 @@ def generate(
       charlstm generate --mix macbeth:0.7 --mix poems:0.3
       charlstm generate --json --samples 10 | jq -r .text
     """
-    _refuse_together(
-        {
-            "--seed": seed_text is not None,
-            "--seed-file": seed_file is not None,
-        },
-        {"--model": model is not None, "--mix": bool(mix)},
-        *(
-            {"--interactive": interactive, flag: is_given}
-            for flag, is_given in {
-                "--json": as_json,
-                "--output": output is not None,
-                "--samples": n_samples > 1,
-                "--report-copying": report_copying,
-                "--beams": (typed["beams"] or 1) > 1,
-            }.items()
-        ),
-    )
+    if interactive and str(seed_file) == "-":
+        raise click.UsageError("--interactive reads its lines from stdin, so the seed cannot")
     if probabilities and not as_json:
         raise click.UsageError("--probabilities needs --json")
 
+    from charlstm.generation import spell
     from charlstm.sampling import SamplingConfig
     from charlstm.stopping import StopRules
     from charlstm.writer import Writer, make_random_seeds
 
     unknown = unknown or ("nearest" if interactive else "error")
     given = without_none(typed)
+    stops = tuple(_unescape(_as_utf8(stop, what="the stop text")) for stop in stops)
     SamplingConfig().adjusted(**given)  # what is wrong with it is said before a model is read
     rules = StopRules(length=length, stops=stops, until_sentence=until_sentence, lines=lines)
     if seed_file is not None:
         seed_text = _read_text(seed_file)
     elif seed_text is not None:
-        seed_text = _as_utf8(seed_text)
+        seed_text = _as_utf8(seed_text, what="the seed text")
 
     parts = mix or ((model, 1.0),)
     writer = Writer([(open_model(name, which), weight) for name, weight in parts])
-    if not quiet:
-        _introduce(writer, rules)
+    rules = dataclasses.replace(rules, stops=[writer.voice.clean(stop) for stop in stops])
     sampling = writer.sampling(**given)
+    if not quiet:
+        _introduce(writer, rules, sampling, given)
     random_seeds = make_random_seeds(random_seed, n_samples=n_samples)
     if interactive:
         from charlstm.cli.interactive import converse
@@ -313,10 +352,11 @@ def generate(
         return
     seeds = writer.seeds(seed_text, random_seeds, unknown=unknown)
     if seed_text is not None and not quiet:
-        n_left_out = len(writer.voice.clean(seed_text)) - len(seeds[0])
-        if unknown == "skip" and n_left_out:
+        vocabulary = writer.voice.vocabulary
+        spelled = spell(writer.voice.clean(seed_text), vocabulary, unknown=unknown)
+        if n_left_out := spelled.count(""):
             note(f"left out {n_left_out} unknown characters of the seed text")
-    elif sys.stderr.isatty() and not (as_json or no_echo or quiet):
+    elif sys.stderr.isatty() and output is None and not (as_json or no_echo or quiet):
         note(f"{printable(writer.name)} goes on from {len(seeds[0])} characters of its own text:")
     job = _Job(
         writer=writer,
@@ -329,7 +369,8 @@ def generate(
     if as_json:
         chunks = job.json_lines(n_alternatives=N_ALTERNATIVES if probabilities else 0)
     else:
-        chunks = bundled(job.text(echo=not no_echo, separator=_unescape(separator)))
+        between = _unescape(_as_utf8(separator, what="the separator"))
+        chunks = bundled(job.text(echo=not no_echo, separator=between))
     last = ""
     with open_output(output, quiet=quiet) as write:
         for chunk in chunks:
@@ -337,6 +378,8 @@ def generate(
             last = chunk or last
     if output is None and sys.stdout.isatty() and not last.endswith("\n"):
         write_stdout("\n")
+    for line in job.copying:
+        note(line)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -349,6 +392,7 @@ class _Job:
     sampling: SamplingConfig
     rules: StopRules
     corpora: Sequence[tuple[Vocabulary, Ids]]
+    copying: list[str] = dataclasses.field(default_factory=list)
 
     def text(self, *, echo: bool, separator: str) -> Iterator[str]:
         """Write the samples one after the other, each after its seed."""
@@ -361,7 +405,7 @@ class _Job:
                 if self.corpora:
                     written.append(piece.text)
             if self.corpora:
-                note(self._describe_copying("".join(written)))
+                self.copying.append(self._describe_copying("".join(written), sample))
 
     def json_lines(self, *, n_alternatives: int) -> Iterator[str]:
         """Write a line of JSON for each sample."""
@@ -386,11 +430,12 @@ class _Job:
                     for c, weight in self.writer.checkpoints
                 ]
             if self.corpora:
-                span = self._longest_copy(text)
+                which, span = self._longest_copy(text)
                 content["copied"] = {
                     "length": span.length,
                     "start": span.start,
                     "text": text[span.start : span.start + span.length],
+                    "corpus": self._corpus_name(which),
                     "corpus_position": span.corpus_position,
                 }
             if n_alternatives:
@@ -413,29 +458,29 @@ class _Job:
             )
         )
 
-    def _longest_copy(self, text: str) -> CopiedSpan:
+    def _longest_copy(self, text: str) -> tuple[int, CopiedSpan]:
+        """Return which of the corpora has the longest copied span, and the span."""
         from charlstm.copying import longest_copied_span
 
         spans = [
             longest_copied_span(vocabulary.encode(text), corpus_ids)
             for vocabulary, corpus_ids in self.corpora
         ]
-        return max(spans, key=lambda span: span.length)
+        return max(enumerate(spans), key=lambda pair: pair[1].length)
 
-    def _describe_copying(self, text: str) -> str:
-        span = self._longest_copy(text)
+    def _corpus_name(self, which: int) -> str:
+        checkpoint, _ = self.writer.checkpoints[which]
+        return str(checkpoint.config["corpus"]["name"])
+
+    def _describe_copying(self, text: str, sample: int) -> str:
+        which, span = self._longest_copy(text)
         copy = text[span.start : span.start + span.length]
         shown = copy if len(copy) <= 60 else f"{copy[:30]}…{copy[-29:]}"
         return (
-            f"longest span that stands in the training text: {span.length} of {len(text)} "
-            f"characters: {printable(shown)!r}"
+            (f"sample {sample}: " if len(self.seeds) > 1 else "")
+            + f"longest span that stands in {printable(self._corpus_name(which))}: "
+            f"{span.length} of {len(text)} characters: '{printable(shown)}'"
         )
-
-
-def _refuse_together(*groups: dict[str, bool]) -> None:
-    for group in groups:
-        if all(group.values()):
-            raise click.UsageError(f"{' and '.join(group)} exclude each other")
 
 
 def _up_to_end(pieces: Iterator[Piece]) -> Iterator[Piece]:
@@ -456,7 +501,9 @@ def _corpora(writer: Writer) -> list[tuple[Vocabulary, Ids]]:
     ]
 
 
-def _introduce(writer: Writer, rules: StopRules) -> None:
+def _introduce(
+    writer: Writer, rules: StopRules, sampling: SamplingConfig, given: dict[str, Any]
+) -> None:
     """Say on stderr what a person should know before the text comes."""
     from charlstm.models import is_shipped
 
@@ -465,20 +512,27 @@ def _introduce(writer: Writer, rules: StopRules) -> None:
             f"{printable(writer.name)}, the model that ships with charlstm, writes; "
             "train your own: charlstm train yours.txt --minutes 3"
         )
-    for stop in rules.unmatchable(set(writer.voice.vocabulary.characters)):
+    known = set(writer.voice.vocabulary.characters)
+    for stop in rules.unmatchable(known):
         note(f"warning: the model can never write the stop text '{stop}'")
+    if rules.lines is not None and "\n" not in known:
+        note("warning: the model knows no line feed, so --lines never ends the text")
+    if sampling.temperature == 0 and set(sampling.filters) & {k.replace("_", "-") for k in given}:
+        note(f"temperature 0 takes the likeliest: {', '.join(sampling.filters)} change nothing")
 
 
 def _unescape(separator: str) -> str:
     return re.sub(r"\\[nt0\\]", lambda match: _ESCAPES[match[0]], separator)
 
 
-def _as_utf8(argument: str) -> str:
-    """Undo what Python does to UTF-8 on the command line in a locale without it."""
+def _as_utf8(argument: str, *, what: str) -> str:
+    """Read an argument as UTF-8 whatever the locale has made of it."""
     try:
-        return argument.encode("utf-8", "surrogateescape").decode("utf-8")
+        return os.fsencode(argument).decode("utf-8")
     except UnicodeError as error:
-        raise InputError(f"the seed text is not UTF-8: {argument!a}") from error
+        if argument.isprintable():  # typed in a terminal of that very locale
+            return argument
+        raise InputError(f"{what} is not UTF-8: {argument!a}") from error
 
 
 def _read_text(path: Path) -> str:

@@ -92,6 +92,13 @@ class MixPart(ModelName):
 
     name = "mix"
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """List the models that begin so, with a weight that can be changed."""
+        names = super().shell_complete(ctx, param, incomplete)
+        return [CompletionItem(f"{item.value}:1", type=item.type) for item in names]
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, float]:
@@ -170,6 +177,7 @@ checkpoint_option = click.option(
     default="best",
     show_default=True,
     help="Which checkpoint of the model.",
+    shell_complete=lambda ctx, param, begun: [w for w in ("best", "last") if w.startswith(begun)],
 )
 
 

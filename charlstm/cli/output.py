@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import re
 import shlex
@@ -18,6 +19,8 @@ from charlstm.errors import InputError, OutputError, printable
 
 # What steers a terminal and JSON leaves as it is: C1 controls, directions of writing.
 _STEERING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# A model can have learned them from its text; a pipe gets them as they are.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def as_json_line(content: dict[str, Any]) -> str:
@@ -37,7 +40,9 @@ def note(message: str) -> None:
 
 
 def write_stdout(text: str) -> None:
-    """Print text at once."""
+    """Print text at once; on a terminal, so that it cannot steer it."""
+    if sys.stdout.isatty():
+        text = _CONTROLS.sub(lambda match: printable(match[0]), text)
     sys.stdout.write(text)
     sys.stdout.flush()
 
@@ -68,11 +73,11 @@ def bundled(pieces: Iterable[str]) -> Iterator[str]:
 def open_output(path: Path | None, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
     """Open where text goes: stdout, or a file that appears whole.
 
-    An interrupted text is kept, as it would be on stdout; when the disk is
-    full, what was there before stays.
+    What is not whole replaces nothing: an interrupted text is kept beside the
+    file, and when the disk is full what was there before stays.
 
     Args:
-        path: The file; None for stdout.
+        path: The file; None or `-` for stdout.
         quiet: Do not show how much was written.
 
     Yields:
@@ -81,10 +86,15 @@ def open_output(path: Path | None, *, quiet: bool = False) -> Iterator[Callable[
     Raises:
         OutputError: If the file cannot be written.
     """
-    if path is None:
+    if path is None or str(path) == "-":
         yield write_stdout
         return
+    # Not imported for text to stdout, which would wait for it.
+    from charlstm.storage import PARTIAL, atomic_text
+    from charlstm.terminal import show_progress
+
     name = printable(str(path))
+    n_written = 0
     try:
         if path.exists() and not path.is_file():
             if path.is_dir():
@@ -97,15 +107,10 @@ def open_output(path: Path | None, *, quiet: bool = False) -> Iterator[Callable[
 
                 yield write_through
             return
-        # Not imported for text to stdout, which would wait for it.
-        from charlstm.storage import atomic_text
-        from charlstm.terminal import show_progress
-
         with (
             atomic_text(path) as file,
             show_progress("writing", quiet=quiet, unit=" characters") as progress,
         ):
-            n_written = 0
 
             def write(text: str) -> None:
                 nonlocal n_written
@@ -114,10 +119,15 @@ def open_output(path: Path | None, *, quiet: bool = False) -> Iterator[Callable[
                 progress(n_written, None)
 
             yield write
+    except KeyboardInterrupt:
+        if n_written:
+            note(f"{name} is as it was; what was written is in {name}{PARTIAL}")
+        raise
     except OSError as error:
+        cure = "make room or choose" if error.errno == errno.ENOSPC else "choose"
         raise OutputError(
             f"cannot write {name}: {error.strerror or error}",
-            hint="make room or choose another file; what was there is untouched",
+            hint=f"{cure} another file; what was there is untouched",
         ) from error
 
 

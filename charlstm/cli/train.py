@@ -38,13 +38,15 @@ _IMPORTED = time.monotonic()
 
 
 class _StopRequest:
-    """Ctrl-C and SIGTERM: the first asks to save and stop, the second quits at once."""
+    """Ctrl-C, SIGTERM and SIGHUP: the first asks to save and stop, the second quits at once."""
 
     def __init__(self) -> None:
         self.is_set = False
         self._stderr = os.dup(2)  # stays what it is while TensorFlow is kept quiet
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last: a terminal is closed
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.is_set:
