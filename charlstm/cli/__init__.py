@@ -2,8 +2,8 @@
 
 A module for each command; `main` holds the group and turns every error into an
 exit code, `options` what several commands take, `output` what they print. Data
-goes to stdout, everything else to stderr. TensorFlow is imported by `train`
-only, and only after everything about the request has been checked.
+goes to stdout, everything else to stderr. TensorFlow is imported by `train` and
+some exports only, and only after everything about the request has been checked.
 """
 
 from __future__ import annotations
