@@ -29,6 +29,8 @@ _MIN_PART_ROWS = 8
 _NOMINAL_CHARS_PER_SECOND = 30_000
 # Dropout grows from the first to the second.
 _FEW_EPOCHS, _MANY_EPOCHS = 2.5, 40.0
+# Reading even the shortest text as often as this is of use.
+_USEFUL_EPOCHS = 100.0
 # Below the second a text gets more of it, and from the first down no more still.
 _TINY_TEXT, _SMALL_TEXT = 4_500, 90_000
 # From how many characters on a model learns another text as fast as from nothing.
@@ -216,7 +218,7 @@ def default_training_characters(n_train: int) -> int:
         Characters to train on in all.
     """
     characters = min(40e6, 5e6 * math.sqrt(n_train / 90_000))
-    return int(min(characters, useful_epochs(n_train) * n_train))
+    return int(min(characters, _USEFUL_EPOCHS * n_train))
 
 
 def useful_epochs(n_train: int) -> float:
@@ -233,7 +235,7 @@ def useful_epochs(n_train: int) -> float:
         Epochs: 360 for 90,000 characters, in proportion for others, 100 at
         least.
     """
-    return max(100.0, n_train / 250)
+    return max(_USEFUL_EPOCHS, n_train / 250)
 
 
 def expected_epochs(n_train: int, *, epochs: float | None, minutes: float | None) -> float:
