@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,19 @@ from charlstm.cli import cli
 PATTERN = "The king is dead. Long live the king!\n"
 TINY_TEXT = PATTERN * 60
 TINY = ["--units", "6", "--seq-length", "9", "--batch-size", "4", "--sample-every", "0"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_are_heeded() -> Iterator[None]:
+    """Let the processes that tests start heed Ctrl-C, also where nohup or & has us ignore it."""
+    before = {}
+    for name in ("SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)  # not all of them on Windows
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+            before[number] = signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from charlstm.cli.export import export
 from charlstm.cli.generate import generate
 from charlstm.cli.info import info
 from charlstm.cli.main import CharlstmGroup
+from charlstm.cli.plot import plot
 from charlstm.cli.prepare import prepare
 from charlstm.cli.train import train
 
@@ -44,7 +45,7 @@ def cli() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-for _command in (prepare, train, generate, evaluate, info, export):
+for _command in (prepare, train, generate, evaluate, info, plot, export):
     cli.add_command(_command)
 
 
