@@ -206,13 +206,17 @@ def fit_seed_text(
         what: What the text is called in the message.
 
     Returns:
-        The text, in the vocabulary's characters.
+        The text, in the vocabulary's characters; the very same where it has
+        no others.
 
     Raises:
         SeedTextError: If there are unknown characters and `unknown` is
             "error"; names each and where it stands.
         ConfigError: If there is no such way to treat them.
     """
+    # A list of characters takes eight times the text, which may be a large one.
+    if unknown in UNKNOWN_CHOICES and not vocabulary.unknown(text):
+        return text
     return "".join(spell(text, vocabulary, unknown=unknown, what=what))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -72,7 +72,7 @@ def evaluate(
     from charlstm.corpus import find_corpus
     from charlstm.engine import LSTMStep
     from charlstm.errors import InputError
-    from charlstm.generation import spell
+    from charlstm.generation import fit_seed_text, spell
     from charlstm.models import is_shipped
     from charlstm.reading import read_text, sha256_of
     from charlstm.terminal import show_progress
@@ -84,11 +84,13 @@ def evaluate(
     text = read_text(
         source, options=dataclasses.replace(checkpoint.text_options, encoding=encoding)
     )
-    spelled = spell(text, checkpoint.vocabulary, unknown=unknown, what="the text")
-    known = "".join(spelled)
-    n_left_out = spelled.count("")
-    if n_left_out and not quiet:
-        note(f"left out {n_left_out:,} characters that the model has never seen")
+    known = fit_seed_text(text, checkpoint.vocabulary, unknown=unknown, what="the text")
+    spelled: Sequence[str] = text
+    if known is not text:
+        spelled = spell(text, checkpoint.vocabulary, unknown=unknown)
+        n_left_out = spelled.count("")
+        if n_left_out and not quiet:
+            note(f"left out {n_left_out:,} characters that the model has never seen")
     if not quiet:
         about = checkpoint.config["corpus"]
         name = printable(checkpoint.model.name)
@@ -137,7 +139,7 @@ def evaluate(
 
 
 def _rows(
-    text: str, spelled: list[str], nats: list[float]
+    text: str, spelled: Sequence[str], nats: list[float]
 ) -> Iterator[tuple[int, int, str, float, float]]:
     """Tell of each character that was scored, with its place in the text as it came."""
     line, column, n = 1, 0, 0
