@@ -27,7 +27,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 import time
@@ -44,9 +43,9 @@ from charlstm.reading import CorpusOptions
 from charlstm.storage import (
     is_portable_name,
     make_hidden_folder,
-    put_in_place,
     read_plain,
     read_verified,
+    replace_folder,
     shown,
     sync_folder,
     write_synced,
@@ -619,18 +618,11 @@ def cannot_save(model: Path, error: OSError) -> OutputError:
 
 
 def _move_into_place(hidden: Path, final: Path) -> None:
-    """Rename the whole folder, which is what makes it a checkpoint."""
-    if not os.path.lexists(final):
-        put_in_place(hidden, final)
-        return
-    aside = make_hidden_folder(final.parent, prefix=HIDDEN_PREFIX) / "replaced"
-    final.replace(aside)
-    try:
-        put_in_place(hidden, final)
-    except BaseException:
-        if not final.exists():
-            aside.replace(final)
-        raise
+    """Rename the whole folder, which is what makes it a checkpoint.
+
+    What it replaces is swept away with the leftovers of killed writers.
+    """
+    replace_folder(hidden, final, prefix=HIDDEN_PREFIX)
 
 
 def _save_arrays(arrays: Arrays) -> bytes:

@@ -22,6 +22,7 @@ from charlstm.stopping import Ending, StopRules
 _RULES = ("length", "lines", "until_sentence")
 _NUMBERS = {field.name for field in dataclasses.fields(SamplingConfig)}
 _WHOLE = {"top_k", "beams", "length", "lines"}
+_NO_BEAMS = "beam search looks ahead, which a conversation cannot"
 HELP = """\
 Type a line and the model goes on from it; an empty line lets it go on alone.
 Ctrl-C stops what it writes, Ctrl-D ends.
@@ -60,7 +61,8 @@ class Conversation:
         self.sampling = sampling
         self._without_mirostat = dataclasses.replace(sampling, mirostat=None)
         self.rules = rules
-        _check_sampling(sampling)
+        if sampling.beams > 1:
+            raise ConfigError(_NO_BEAMS)
         self.reset()
 
     def reset(self) -> None:
@@ -100,7 +102,7 @@ class Conversation:
         """
         characters = self._voice.vocabulary.characters
         if not self._last:
-            self._read("\n" if "\n" in self._voice.vocabulary else characters[0])
+            self._read(self._voice.beginning)
         ending = Ending(self.rules)
         with one_blas_thread():
             while ending.stopped is None:
@@ -156,14 +158,13 @@ class Conversation:
             self.rules = dataclasses.replace(self.rules, **{name: value})
             return
         if name == "beams" and value != 1:
-            raise InputError("beam search looks ahead, which a conversation cannot")
+            raise InputError(_NO_BEAMS)
         sampling = self.sampling.adjusted(**{name: value})
         if name == "mirostat":
             if value is None and self.sampling.mirostat is not None:
                 sampling = self._without_mirostat
             elif self.sampling.mirostat is None:
                 self._without_mirostat = self.sampling
-        _check_sampling(sampling)
         self.sampling = sampling
         self._sampler.change(sampling)
 
@@ -184,11 +185,6 @@ class Conversation:
         settings |= {name: getattr(self.rules, name) for name in _RULES}
         settings["length"] = self.rules.wanted_length
         return settings
-
-
-def _check_sampling(sampling: SamplingConfig) -> None:
-    if sampling.beams > 1:
-        raise ConfigError("beam search looks ahead, which a conversation cannot")
 
 
 def _parse(name: str, value: str) -> Any:

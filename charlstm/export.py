@@ -44,8 +44,8 @@ from charlstm.models import is_shipped
 from charlstm.storage import (
     make_folder,
     make_hidden_folder,
-    put_in_place,
     read_plain,
+    replace_folder,
     shown,
     sync_folder,
     write_synced,
@@ -229,15 +229,18 @@ def _files_in(folder: Path) -> set[str]:
 def _new_folder(output: Path) -> Iterator[Path]:
     """Make a hidden folder beside, and rename it once it is complete."""
     missing = [folder for folder in output.parents if not folder.exists()]
+    prefix = f".{output.name[:60]}-"
     hidden = None
     try:
         make_folder(output.parent)
-        hidden = make_hidden_folder(output.parent, prefix=_hidden_prefix(output))
+        hidden = make_hidden_folder(output.parent, prefix=prefix)
         yield hidden
         hidden.chmod(0o755)
         for root, _, _ in os.walk(hidden):
             sync_folder(Path(root))
-        _move_into_place(hidden, output)
+        replaced = replace_folder(hidden, output, prefix=prefix)
+        if replaced is not None:
+            shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         if hidden is not None:
             shutil.rmtree(hidden, ignore_errors=True)
@@ -245,27 +248,6 @@ def _new_folder(output: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # another has begun to use it
                 folder.rmdir()
         raise
-
-
-def _hidden_prefix(output: Path) -> str:
-    return f".{output.name[:60]}-"
-
-
-def _move_into_place(hidden: Path, output: Path) -> None:
-    """Rename the new folder to its name; an export that was there goes afterwards."""
-    if not os.path.lexists(output):
-        put_in_place(hidden, output)
-        return
-    aside = make_hidden_folder(output.parent, prefix=_hidden_prefix(output))
-    try:
-        output.replace(aside / "replaced")
-        put_in_place(hidden, output)
-    except BaseException:
-        if not os.path.lexists(output):
-            (aside / "replaced").replace(output)
-            aside.rmdir()
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_marker(checkpoint: Checkpoint, target: str, folder: Path) -> None:

@@ -134,6 +134,11 @@ class Voice:
             weights=[weight for _, _, weight in self.parts],
         )
 
+    @property
+    def beginning(self) -> str:
+        """What is read where nothing is before a text: a newline, or the first character."""
+        return "\n" if "\n" in self.vocabulary else self.vocabulary.characters[0]
+
     def clean(self, text: str) -> str:
         """Treat a seed text as the corpora were treated.
 
@@ -344,8 +349,7 @@ def write_texts(
     if rules.max_length == 0:
         yield from (Piece(n, "", "length") for n in range(len(seed_texts)))
         return
-    first = "\n" if "\n" in voice.vocabulary else voice.vocabulary.characters[0]
-    seeds = [voice.vocabulary.encode(text or first) for text in seed_texts]
+    seeds = [voice.vocabulary.encode(text or voice.beginning) for text in seed_texts]
     with one_blas_thread():
         for group in _groups(seeds, 1 if sampling.beams > 1 else TEXTS_AT_ONCE):
             texts = [

@@ -392,8 +392,7 @@ class RepetitionPenalty:
         longer[:, 1:] = self._match[:, : n - 1] if n else 0
         longer += 1
         self._match[:, :n] = np.where(is_same, longer, 0)
-        self._ids[:, n] = ids
-        self._match[:, n] = 0
+        self._ids[:, n] = ids  # its own match is written with the next character
         self._n = n + 1
 
     def apply(self, logits: Logits) -> Logits:

@@ -285,6 +285,36 @@ def make_hidden_folder(parent: Path, *, prefix: str) -> Path:
     return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
 
 
+def replace_folder(source: Path, target: Path, *, prefix: str) -> Path | None:
+    """Rename a whole folder to where it belongs, in place of what may be there.
+
+    Args:
+        source: What was written, on the same file system.
+        target: Where it goes.
+        prefix: As `make_hidden_folder`, for what was there.
+
+    Returns:
+        The hidden folder with what was there, for the caller to remove; None
+        if there was nothing.
+
+    Raises:
+        OSError: If it cannot be renamed; what was there is there again.
+    """
+    if not os.path.lexists(target):
+        put_in_place(source, target)
+        return None
+    aside = make_hidden_folder(target.parent, prefix=prefix)
+    try:
+        target.replace(aside / "replaced")
+        put_in_place(source, target)
+    except BaseException:
+        if not os.path.lexists(target):
+            (aside / "replaced").replace(target)
+            aside.rmdir()
+        raise
+    return aside
+
+
 # What Windows takes for a device, whatever follows the first dot.
 _DEVICES = re.compile(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?", re.IGNORECASE)
 

@@ -22,7 +22,7 @@ from click.testing import Result
 from conftest import run
 from helpers import make_checkpoint, make_network, random_weights, save, sigmoid
 
-from charlstm import cli, export
+from charlstm import cli, export, storage
 from charlstm.checkpoint import Checkpoint
 from charlstm.engine import LSTMState, LSTMStep
 from charlstm.errors import InputError, OutputError
@@ -730,6 +730,12 @@ class Failing:
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
+def fail(monkeypatch: pytest.MonkeyPatch, function: str, *, at: int) -> None:
+    """Let a function fail at a call of it, where the export finds it."""
+    module = storage if function == "put_in_place" else export
+    monkeypatch.setattr(module, function, Failing(getattr(module, function), at=at, error=FULL))
+
+
 @pytest.mark.parametrize("target", WITHOUT_TENSORFLOW)
 @pytest.mark.parametrize(
     ("function", "at"),
@@ -737,8 +743,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 )
 def test_a_failed_export_leaves_nothing(checkpoints, tmp_path, monkeypatch, target, function, at):
     (tmp_path / "there").mkdir()
-    failing = Failing(getattr(export, function), at=at, error=FULL)
-    monkeypatch.setattr(export, function, failing)
+    fail(monkeypatch, function, at=at)
     with pytest.raises(OutputError, match=r"cannot write .*out: No space left") as caught:
         export_model(
             checkpoints["tiny"], target=target, output=tmp_path / "there" / "a" / "b" / "out"
@@ -760,7 +765,7 @@ def test_a_failed_export_of_keras_leaves_nothing(checkpoints, tmp_path, monkeypa
 def test_a_failed_export_leaves_the_one_before(tiny, monkeypatch, function):
     assert to_torch().exit_code == 0
     before = contents(tiny)
-    monkeypatch.setattr(export, function, Failing(getattr(export, function), at=1, error=FULL))
+    fail(monkeypatch, function, at=1)
     assert_refused(to_torch("--overwrite", "--checkpoint", "16"), 1, "cannot write", "untouched")
     assert contents(tiny) == before
 

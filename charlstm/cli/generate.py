@@ -351,11 +351,12 @@ def generate(
         )
         return
     seeds = writer.seeds(seed_text, random_seeds, unknown=unknown)
-    if seed_text is not None and not quiet:
-        vocabulary = writer.voice.vocabulary
-        spelled = spell(writer.voice.clean(seed_text), vocabulary, unknown=unknown)
-        if n_left_out := spelled.count(""):
-            note(f"left out {n_left_out} unknown characters of the seed text")
+    if seed_text is not None:
+        if unknown != "error" and not quiet:  # else nothing was left out
+            vocabulary = writer.voice.vocabulary
+            spelled = spell(writer.voice.clean(seed_text), vocabulary, unknown=unknown)
+            if n_left_out := spelled.count(""):
+                note(f"left out {n_left_out} unknown characters of the seed text")
     elif sys.stderr.isatty() and output is None and not (as_json or no_echo or quiet):
         note(f"{printable(writer.name)} goes on from {len(seeds[0])} characters of its own text:")
     job = _Job(
