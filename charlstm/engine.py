@@ -131,16 +131,22 @@ class LSTMStep:
     def _gate(self, state: LSTMState, layer: int) -> None:
         units = self.network.units
         z, g = state._gates, state._candidate
-        np.tanh(z, out=z)
-        g[:] = z[:, 2 * units : 3 * units]
-        z *= _HALF
-        z += _HALF
+        self._activate(state, layer)
         c, h = state.c[layer], state.h[layer]
         c *= z[:, units : 2 * units]
         g *= z[:, :units]
         c += g
         np.tanh(c, out=h)
         h *= z[:, 3 * units :]
+
+    def _activate(self, state: LSTMState, layer: int) -> None:
+        """Turn the sums of a layer into i, f and o in their columns, and g apart."""
+        units = self.network.units
+        z = state._gates
+        np.tanh(z, out=z)
+        state._candidate[:] = z[:, 2 * units : 3 * units]
+        z *= _HALF
+        z += _HALF
 
     def logits(self, state: LSTMState) -> Logits:
         """Score what may come next.
