@@ -121,12 +121,25 @@ def sparkline(values: Sequence[float], *, width: int = 40) -> str:
         last = len(values) - 1
         values = [values[round(n * last / (width - 1))] for n in range(width)]
     finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return " " * len(values)
-    low, high = min(finite), max(finite)
+    return bars(values, low=min(finite, default=0.0), high=max(finite, default=0.0))
+
+
+def bars(values: Sequence[float], *, low: float, high: float) -> str:
+    """Draw values as bars of a fixed scale.
+
+    Args:
+        values: Numbers; NaN leaves a gap.
+        low: What the lowest bar stands for; what is less is drawn as that.
+        high: What the highest stands for, likewise.
+
+    Returns:
+        One character a value.
+    """
     span, highest = (high - low) or 1.0, len(_BARS) - 1
     return "".join(
-        _BARS[round((value - low) / span * highest)] if math.isfinite(value) else " "
+        _BARS[round((min(max(value, low), high) - low) / span * highest)]
+        if math.isfinite(value)
+        else " "
         for value in values
     )
 
@@ -157,6 +170,18 @@ def describe_curve(curve: Curve) -> list[str]:
 # --- pictures -------------------------------------------------------------------
 
 
+def check_matplotlib() -> None:
+    """Make sure that pictures can be drawn.
+
+    Raises:
+        CharlstmError: If matplotlib is not installed; says how to.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise CharlstmError("a picture needs matplotlib", hint=INSTALL) from error
+
+
 def draw_curves(curves: Sequence[Curve], *, sample_steps: Sequence[int] = ()) -> Figure:
     """Draw loss against characters and time, learning rate and speed.
 
@@ -171,10 +196,9 @@ def draw_curves(curves: Sequence[Curve], *, sample_steps: Sequence[int] = ()) ->
     Raises:
         CharlstmError: If matplotlib is not installed; says how to.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise CharlstmError("a picture needs matplotlib", hint=INSTALL) from error
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
     texts = [text for curve in curves for text in _nearest_samples(curve, sample_steps)]
     heights = [3.6, 1.6] + [_SAMPLE_INCHES] * math.ceil(len(texts) / 2)
     figure = Figure(figsize=(11, sum(heights) + 1.0), layout="constrained")

@@ -176,6 +176,52 @@ def naive_text(
     return "".join(CHARACTERS[n] for n in ids[len(seed_text) :])
 
 
+# --- units that follow something, by design --------------------------------------
+
+PLANTED_CHARACTERS = 'abcdeéA()/-! .\n"$<>&\\\x1b'
+PLANTED_VOCABULARY = Vocabulary(PLANTED_CHARACTERS)
+PLANTED_NETWORK = make_network(vocabulary_size=len(PLANTED_CHARACTERS))
+BRACKET_UNIT, WORD_UNIT = 3, 1  # of layer 1
+
+
+def planted_text(n: int, random_seed: int = 4) -> str:
+    """Words of one to nine letters, in lines of some words, a third of them in brackets."""
+    rng = np.random.default_rng(random_seed)
+    words: list[str] = []
+    while sum(map(len, words)) < n:
+        word = "".join(rng.choice(list("abcde"), size=rng.integers(1, 10)))
+        if rng.random() < 1 / 3:
+            word = f"({word} {word})"
+        words.append(word + ("\n" if rng.random() < 0.2 else " "))
+    return "".join(words)[:n]
+
+
+def planted_weights(network: NetworkConfig = PLANTED_NETWORK) -> Weights:
+    """Weak random weights, but for two units that count by hand-made gates.
+
+    One is 1 from "(" to ")". The other grows with each letter and forgets
+    everything where there is none.
+    """
+    weights = {name: np.float32(0.3) * array for name, array in random_weights(network).items()}
+    kernel, bias = weights["lstm_1/kernel"], weights["lstm_1/bias"]
+
+    def plant(unit: int, gate: str, by_character: dict[str, float], otherwise: float) -> None:
+        column = gate_columns(network.units, gate).start + unit
+        weights["lstm_1/recurrent_kernel"][:, column] = 0
+        bias[column] = 0
+        for n, character in enumerate(PLANTED_VOCABULARY.characters):
+            kernel[n, column] = by_character.get(character, otherwise)
+
+    letters = "abcdeéA"
+    plant(BRACKET_UNIT, "f", {"(": -20, ")": -20}, 20)
+    plant(BRACKET_UNIT, "i", {"(": 20, ")": 20}, -20)
+    plant(BRACKET_UNIT, "g", {"(": 20}, 0)
+    plant(WORD_UNIT, "f", dict.fromkeys(letters, 20.0), -20)
+    plant(WORD_UNIT, "i", dict.fromkeys(letters, 20.0), -20)
+    plant(WORD_UNIT, "g", dict.fromkeys(letters, 0.05), 0)
+    return weights
+
+
 # --- models on disk -----------------------------------------------------------
 
 

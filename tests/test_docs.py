@@ -93,6 +93,19 @@ def test_readme_python_runs(empty_workplace, capsys):
     assert len(capsys.readouterr().out) == 200 + 1
 
 
+def test_the_commands_of_the_guide_to_explaining_run(empty_workplace):
+    guide = (ROOT / "docs" / "explain.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```sh\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    for command in block.splitlines():
+        result = run(*shlex.split(command)[1:])
+        assert result.exit_code == 0, (command, result.output)
+    assert {path.name for path in empty_workplace.iterdir()} == {
+        "page.html",
+        "held.html",
+        "units.html",
+    }
+
+
 def test_every_module_is_named_in_the_readme():
     modules = {p.name for p in (ROOT / "charlstm").glob("*.py")} - {"__init__.py", "__main__.py"}
     missing = {m for m in modules if f"`{m.removesuffix('.py')}`" not in README}

@@ -77,6 +77,8 @@ cli(prog_name="charlstm")
         ["evaluate", "king.txt"],
         ["info"],
         ["info", "king"],
+        ["explain", "--seed", "The king", "-o", "page.html"],
+        ["neurons", "king"],
         ["train", "nowhere.txt"],
         ["train", "king.txt"],  # the model exists
         ["train", "king.txt", "--dropout", "2"],
@@ -104,16 +106,20 @@ def test_the_probe_sees_tensorflow():
 @pytest.mark.parametrize(
     "module",
     [
+        "activations",
         "batching",
         "checkpoint",
         "config",
         "corpus",
         "errors",
+        "explain",
         "generation",
+        "neurons",
         "planning",
         "reading",
         "sampling",
         "scoring",
+        "showing",
         "vocabulary",
     ],
 )

@@ -14,6 +14,7 @@ import click
 
 from charlstm import __version__
 from charlstm.cli.evaluate import evaluate
+from charlstm.cli.explain import explain, neurons
 from charlstm.cli.export import export
 from charlstm.cli.generate import generate
 from charlstm.cli.info import info
@@ -45,7 +46,7 @@ def cli() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-for _command in (prepare, train, generate, evaluate, info, plot, export):
+for _command in (prepare, train, generate, evaluate, explain, neurons, info, plot, export):
     cli.add_command(_command)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,15 +18,17 @@ from charlstm.cli.options import (
     MixPart,
     SectionedCommand,
     StopText,
+    as_utf8,
     checkpoint_option,
     json_option,
     model_option,
     open_model,
     quiet_option,
+    read_seed_file,
     without_none,
 )
 from charlstm.cli.output import as_json_line, bundled, note, open_output, write_stdout
-from charlstm.errors import InputError, printable
+from charlstm.errors import printable
 
 if TYPE_CHECKING:
     from charlstm.copying import CopiedSpan
@@ -322,13 +323,13 @@ def generate(
 
     unknown = unknown or ("nearest" if interactive else "error")
     given = without_none(typed)
-    stops = tuple(_unescape(_as_utf8(stop, what="the stop text")) for stop in stops)
+    stops = tuple(_unescape(as_utf8(stop, what="the stop text")) for stop in stops)
     SamplingConfig().adjusted(**given)  # what is wrong with it is said before a model is read
     rules = StopRules(length=length, stops=stops, until_sentence=until_sentence, lines=lines)
     if seed_file is not None:
-        seed_text = _read_text(seed_file)
+        seed_text = read_seed_file(seed_file)
     elif seed_text is not None:
-        seed_text = _as_utf8(seed_text, what="the seed text")
+        seed_text = as_utf8(seed_text, what="the seed text")
 
     parts = mix or ((model, 1.0),)
     writer = Writer([(open_model(name, which), weight) for name, weight in parts])
@@ -370,7 +371,7 @@ def generate(
     if as_json:
         chunks = job.json_lines(n_alternatives=N_ALTERNATIVES if probabilities else 0)
     else:
-        between = _unescape(_as_utf8(separator, what="the separator"))
+        between = _unescape(as_utf8(separator, what="the separator"))
         chunks = bundled(job.text(echo=not no_echo, separator=between))
     last = ""
     with open_output(output, quiet=quiet) as write:
@@ -524,24 +525,3 @@ def _introduce(
 
 def _unescape(separator: str) -> str:
     return re.sub(r"\\[nt0\\]", lambda match: _ESCAPES[match[0]], separator)
-
-
-def _as_utf8(argument: str, *, what: str) -> str:
-    """Read an argument as UTF-8 whatever the locale has made of it."""
-    try:
-        return os.fsencode(argument).decode("utf-8")
-    except UnicodeError as error:
-        if argument.isprintable():  # typed in a terminal of that very locale
-            return argument
-        raise InputError(f"{what} is not UTF-8: {argument!a}") from error
-
-
-def _read_text(path: Path) -> str:
-    shown = printable(str(path))
-    try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-        return data.decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read {shown}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{shown} is not UTF-8: bad byte at offset {error.start:,}") from error

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from charlstm.cli.output import note
+from charlstm.errors import InputError, printable
 
 if TYPE_CHECKING:
     from charlstm.checkpoint import Checkpoint
@@ -194,3 +198,25 @@ def open_model(model: str | None, which: str) -> Checkpoint:
 def without_none(values: dict[str, Any]) -> dict[str, Any]:
     """Keep the options that were given."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def as_utf8(argument: str, *, what: str) -> str:
+    """Read an argument as UTF-8 whatever the locale has made of it."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError as error:
+        if argument.isprintable():  # typed in a terminal of that very locale
+            return argument
+        raise InputError(f"{what} is not UTF-8: {argument!a}") from error
+
+
+def read_seed_file(path: Path) -> str:
+    """Read a seed text as it is; - is stdin."""
+    shown = printable(str(path))
+    try:
+        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"cannot read {shown}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{shown} is not UTF-8: bad byte at offset {error.start:,}") from error
