@@ -21,18 +21,16 @@ from charlstm.checkpoint import Checkpoint
 from charlstm.engine import LSTMStep
 from charlstm.errors import InputError
 from charlstm.generation import Voice, write_texts
-from charlstm.neurons import Tracking, find_scan_text, rank_units
+from charlstm.neurons import Scan, Tracking, find_scan_text, rank_units
 from charlstm.sampling import SamplingConfig, log_softmax
 from charlstm.scoring import score_ids
 from charlstm.stopping import StopRules
 
 MAX_CHARACTERS = 300
 N_LIKELIEST = 5
-# Units that follow nothing better than this are left out: it is 9% of the variance.
-LEAST_CORRELATION = 0.3
 MAX_UNITS = 8
-# A second or so for the default network.
-EXPLAIN_SCAN_CHARACTERS = 40_000
+# Two seconds or so for the default network, and an untrained one beside it.
+EXPLAIN_SCAN_CHARACTERS = 30_000
 ABLATED_CHARACTERS, ABLATION_SCORED = 200, 5_000
 HELD: tuple[tuple[str, float], ...] = (("open", 1.0), ("shut", 0.0))
 # In the order of the columns of Keras's kernels.
@@ -42,22 +40,27 @@ Weights = Mapping[str, npt.NDArray[np.float32]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GateTerms:
-    """What a gate's sum is made of, for one unit.
+class LayerTerms:
+    """What the sums of a gate are made of, for all units of a layer.
 
     The gate is the sigmoid (the candidate: the tanh) of below + own + bias.
 
     Attributes:
-        below: `(time,)` float32, what comes from the layer below, or from the
-            character itself: x·W.
-        own: `(time,)` float32, what comes from the layer's own hidden state
-            after the character before: h·U.
-        bias: b.
+        below: `(time, units)` float32, what comes from the layer below, or from
+            the character itself: x·W.
+        own: `(time, units)` float32, what comes from the layer's own hidden
+            state after the character before: h·U.
+        bias: `(units,)` float32, b.
     """
 
     below: npt.NDArray[np.float32]
     own: npt.NDArray[np.float32]
-    bias: float
+    bias: npt.NDArray[np.float32]
+
+    @property
+    def total(self) -> npt.NDArray[np.float32]:
+        """`(time, units)` float32, what the sigmoid or tanh is taken of."""
+        return self.below + self.own + self.bias
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,13 +72,11 @@ class TellingUnit:
         unit: From 0.
         tracking: What it follows, or None if it was chosen because it moves
             most in this text.
-        terms: For input, forget, candidate and output.
     """
 
     layer: int
     unit: int
     tracking: Tracking | None
-    terms: Mapping[str, GateTerms]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class Ablation:
         nats_per_char: Its loss on the end of the text that the units were
             looked for in.
         cell_size: Mean |c| over all units after the last 200 characters of
-            that text.
+            that text (recipe article: after its last window).
     """
 
     gate: Gate | None
@@ -111,13 +112,14 @@ class Explanation:
             wrote.
         n_left_out: Characters after it that are not shown.
         activations: What happened.
+        terms: For each layer, what the sums of its input, forget and output
+            gates and its candidate are made of.
         surprise_bits: `(characters,)` float64, -log2 p of each character; NaN
             for the first, which has nothing before it.
         likeliest: For each character the five likeliest to come after it, with
             their probabilities.
         units: The units that tell most.
-        scan_source: What was read to find them; None where nothing was.
-        scan_characters: How much.
+        scan: What was found when the units were looked for.
         ablations: The model as it is, and each gate held; empty if none was
             asked for.
     """
@@ -127,11 +129,11 @@ class Explanation:
     n_seed: int
     n_left_out: int
     activations: Activations
+    terms: tuple[Mapping[str, LayerTerms], ...]
     surprise_bits: npt.NDArray[np.float64]
     likeliest: tuple[tuple[tuple[str, float], ...], ...]
     units: tuple[TellingUnit, ...]
-    scan_source: str | None
-    scan_characters: int
+    scan: Scan
     ablations: tuple[Ablation, ...]
 
     @property
@@ -189,14 +191,11 @@ def explain(
     following = activations.ids[1:].astype(np.int64)
     bits[1:] = -log_p[np.arange(len(following)), following] / math.log(2)
 
-    if scan is None:
-        scan = find_scan_text(checkpoint, limit=scan_limit(checkpoint))
-    scan_text, source = scan
+    scan_text, source = scan or find_scan_text(checkpoint, limit=scan_limit(checkpoint))
     ids = vocabulary.encode(scan_text)
-    found = rank_units(
-        LSTMStep(network, checkpoint.weights), ids, scan_text, source=source, progress=progress
-    )
-    best = found.best(at_most=MAX_UNITS, at_least=LEAST_CORRELATION)
+    plain = LSTMStep(network, checkpoint.weights)
+    found = rank_units(plain, ids, scan_text, source=source, progress=progress)
+    best = found.best(at_most=MAX_UNITS)
     chosen: list[tuple[int, int, Tracking | None]] = [(t.layer, t.unit, t) for t in best]
     chosen = chosen or [(*_liveliest(activations), None)]
     return Explanation(
@@ -205,19 +204,17 @@ def explain(
         n_seed=min(len(shown), len(text) if n_seed is None else n_seed),
         n_left_out=len(text) - len(shown),
         activations=activations,
+        terms=tuple(
+            gate_terms(checkpoint, activations, layer=layer)
+            for layer in range(1, network.layers + 1)
+        ),
         surprise_bits=bits,
         likeliest=tuple(_likeliest(row, vocabulary.characters) for row in log_p),
         units=tuple(
-            TellingUnit(
-                layer=layer,
-                unit=unit,
-                tracking=tracking,
-                terms=gate_terms(checkpoint, activations, layer=layer, unit=unit),
-            )
+            TellingUnit(layer=layer, unit=unit, tracking=tracking)
             for layer, unit, tracking in chosen
         ),
-        scan_source=source,
-        scan_characters=len(scan_text),
+        scan=found,
         ablations=_ablations(
             checkpoint,
             shown if n_seed is None else shown[:n_seed],
@@ -256,36 +253,36 @@ def _liveliest(activations: Activations) -> tuple[int, int]:
 
 
 def gate_terms(
-    checkpoint: Checkpoint, activations: Activations, *, layer: int, unit: int
-) -> dict[str, GateTerms]:
-    """Take the gates of a unit apart, into what comes from where.
+    checkpoint: Checkpoint, activations: Activations, *, layer: int
+) -> dict[str, LayerTerms]:
+    """Take the gates of a layer apart, into what comes from where.
 
     Args:
         checkpoint: The model.
         activations: What happened while it read a text.
         layer: From 1.
-        unit: From 0.
 
     Returns:
         The terms of the input gate, the forget gate, the candidate and the
-        output gate.
+        output gate, of all units.
     """
     weights, network = checkpoint.weights, checkpoint.network
-    columns = [n * network.units + unit for n in range(4)]
-    kernel = weights[f"lstm_{layer}/kernel"][:, columns]
-    recurrent = weights[f"lstm_{layer}/recurrent_kernel"][:, columns]
-    bias = weights[f"lstm_{layer}/bias"][columns]
+    kernel = weights[f"lstm_{layer}/kernel"]
     if layer > 1:
-        below = activations.hidden[layer - 2] @ kernel  # (time, 4)
+        below = activations.hidden[layer - 2] @ kernel  # (time, 4 * units)
     elif network.input == "one_hot":
         below = kernel[activations.ids]
     else:
         scaled = activations.ids.astype(np.float32)[:, None] / network.vocabulary_size
         below = scaled.astype(np.float32) @ kernel
-    own = activations.hidden_before[layer - 1] @ recurrent
+    own = activations.hidden_before[layer - 1] @ weights[f"lstm_{layer}/recurrent_kernel"]
+    bias = weights[f"lstm_{layer}/bias"]
+    parts = {
+        name: slice(n * network.units, (n + 1) * network.units) for n, name in enumerate(_COLUMNS)
+    }
     return {
-        name: GateTerms(below=below[:, n], own=own[:, n], bias=float(bias[n]))
-        for n, name in enumerate(_COLUMNS)
+        name: LayerTerms(below=below[:, columns], own=own[:, columns], bias=bias[columns])
+        for name, columns in parts.items()
     }
 
 
@@ -354,20 +351,24 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
         "layers": explanation.checkpoint.network.layers,
         "units": explanation.checkpoint.network.units,
         **{name: listed(getattr(explanation.activations, name)) for name in QUANTITIES},
-        "scan": {"source": explanation.scan_source, "characters": explanation.scan_characters},
+        "scan": {
+            "source": explanation.scan.source,
+            "characters": len(explanation.scan.text),
+        },
         "telling_units": [
             {
                 "layer": unit.layer,
                 "unit": unit.unit,
                 "feature": unit.tracking and unit.tracking.feature.name,
                 "correlation": unit.tracking and round(unit.tracking.correlation, 6),
+                "untrained": unit.tracking and round(unit.tracking.untrained, 6),
                 "terms": {
                     name: {
-                        "below": listed(terms.below),
-                        "own": listed(terms.own),
-                        "bias": round(terms.bias, 6),
+                        "below": listed(terms.below[:, unit.unit]),
+                        "own": listed(terms.own[:, unit.unit]),
+                        "bias": round(float(terms.bias[unit.unit]), 6),
                     }
-                    for name, terms in unit.terms.items()
+                    for name, terms in explanation.terms[unit.layer - 1].items()
                 },
             }
             for unit in explanation.units

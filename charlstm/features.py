@@ -18,10 +18,12 @@ import numpy.typing as npt
 Values = npt.NDArray[np.float32]
 
 _VOWELS = frozenset("aeiouyæœøıаеёиоуыэюяєіїαεηιουω")
-_QUOTES = {"“": "”", "„": "“”", "«": "»", "‹": "›", "「": "」", "『": "』", "»": "«"}
+_QUOTES = {'"': '"', "“": "”", "„": "“”", "「": "」", "『": "』"}
+# Used in either direction: « so » and »so«.
+_GUILLEMETS = (("«", "»"), ("‹", "›"))
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
 # What is opened and never closed is no quotation but a slip, or a foot and inch.
-_LONGEST_QUOTATION, _LONGEST_BRACKET = 2_000, 500
+_LONGEST = 2_000
 _LONGEST_SPEAKER = 40
 # More than that in a line or a word is a number, a table or an address.
 _FURTHEST = 100
@@ -89,8 +91,10 @@ def inside_quotes(text: str) -> Values:
     """Mark what stands between quotation marks, straight or curly.
 
     A mark belongs to what it opens; a blank line or 2,000 characters end what
-    nobody closed. Apostrophes and single quotes cannot be told apart and count
-    as neither.
+    nobody closed. A mark right after a letter or digit opens nothing, nor does
+    a straight one before a space, so that a text that begins within a quotation
+    is not taken the wrong way round. Apostrophes and single quotes cannot be
+    told apart and count as neither.
 
     Args:
         text: Any text.
@@ -98,38 +102,73 @@ def inside_quotes(text: str) -> Values:
     Returns:
         `(characters,)` float32, 1 inside.
     """
-    return _between(text, _QUOTES | {'"': '"'}, longest=_LONGEST_QUOTATION)
+    values = np.zeros(len(text), np.float32)
+    pairs = dict(_QUOTES)
+    for left, right in _GUILLEMETS:
+        opening, closing = (right, left) if _points_inwards(text, left, right) else (left, right)
+        pairs[opening] = closing
+    opened: tuple[int, str] | None = None
+    for match in _marks({*pairs, *"".join(pairs.values())}).finditer(text):
+        mark, place = match[0], match.start()
+        if opened is not None:
+            start, closing = opened
+            if mark[0] == "\n" or place - start > _LONGEST:
+                opened = None
+            elif mark in closing:
+                values[start:place] = 1
+                opened = None
+                continue
+            else:
+                continue  # of another kind, within
+        if mark in pairs and _may_open(text, place):
+            opened = place, pairs[mark]
+    return values
+
+
+def _marks(characters: set[str]) -> re.Pattern[str]:
+    """Find any of the characters, and blank lines."""
+    return re.compile(f"[{re.escape(''.join(sorted(characters)))}]|\n[^\\S\n]*\n")
+
+
+def _may_open(text: str, place: int) -> bool:
+    if place and text[place - 1].isalnum():
+        return False
+    return text[place] != '"' or not text[place + 1 : place + 2].isspace()
+
+
+def _points_inwards(text: str, left: str, right: str) -> bool:
+    """Tell whether a text has its guillemets as in »so«, by what stands beside them."""
+    inwards = len(re.findall(rf"(?<!\w){right}(?=\w)", text))
+    outwards = len(re.findall(rf"(?<!\w){left}(?=\s?\w)", text))
+    return inwards > outwards
 
 
 def inside_brackets(text: str) -> Values:
     """Mark what stands in round, square or curly brackets.
 
+    A bracket within another ends only itself. A blank line or 2,000 characters
+    end what nobody closed.
+
     Args:
         text: Any text.
 
     Returns:
-        `(characters,)` float32, 1 inside.
+        `(characters,)` float32, 1 inside, the opening bracket included.
     """
-    return _between(text, _BRACKETS, longest=_LONGEST_BRACKET)
-
-
-def _between(text: str, pairs: dict[str, str], *, longest: int) -> Values:
     values = np.zeros(len(text), np.float32)
-    marks = re.compile("[" + re.escape("".join({*pairs, *"".join(pairs.values())})) + "]|\n\\s*\n")
-    opened: tuple[int, str] | None = None
-    for match in marks.finditer(text):
+    opened: list[tuple[int, str]] = []
+    for match in _marks({*_BRACKETS, *_BRACKETS.values()}).finditer(text):
         mark, place = match[0], match.start()
-        if opened is not None:
-            start, closing = opened
-            if mark in closing and place - start <= longest:
+        if mark[0] == "\n":
+            opened.clear()
+        elif mark in _BRACKETS:
+            opened.append((place, _BRACKETS[mark]))
+        elif any(closing == mark for _, closing in opened):
+            while opened[-1][1] != mark:  # slips within
+                opened.pop()
+            start, _ = opened.pop()
+            if place - start <= _LONGEST:
                 values[start:place] = 1
-                opened = None
-                continue
-            if mark not in closing and mark[0] != "\n" and place - start <= longest:
-                continue  # of another kind, within
-            opened = None
-        if mark in pairs:
-            opened = place, pairs[mark]
     return values
 
 

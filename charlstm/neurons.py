@@ -5,9 +5,19 @@ of its units, where in a line or a word it is and whether a quotation is open.
 `rank_units` finds those units by what they do while a text is read, for each
 of the features of `features`.
 
-What is compared is tanh(c), the cell state as the output gate sees it. The
-units are chosen on the first half of a text and the figure that is told is
-measured on the second, so that the best of 600 is not the luckiest of 600.
+What is compared is tanh(c), the cell state as the output gate sees it. Three
+things keep the finding honest:
+
+- The units are chosen on the first half of a text and the figure that is told
+  is measured on the second, so that the best of 600 is not the luckiest of 600.
+- A unit that only tells which character was read would seem to follow much that
+  goes with characters. So the correlation is taken within each character: what
+  is left once every character's own mean is taken away. Features that the
+  character alone decides, such as being a vowel, are kept apart: they are read,
+  not remembered.
+- The same is measured for an untrained network of the same shape, since much of
+  what a text does can be read off any network; only what is clearly more is
+  called following.
 
 References:
     Karpathy, Johnson & Fei-Fei, 2016, Visualizing and Understanding Recurrent
@@ -25,19 +35,23 @@ import numpy.typing as npt
 
 from charlstm.activations import ObservedStep, observe
 from charlstm.batching import WARM_UP_CHARACTERS, EvaluationRows
-from charlstm.checkpoint import Checkpoint
+from charlstm.checkpoint import Checkpoint, weight_shapes
+from charlstm.config import NetworkConfig
 from charlstm.copying import find_corpus_ids
-from charlstm.engine import Ids, LSTMState, LSTMStep, one_blas_thread
+from charlstm.engine import Floats, Ids, LSTMState, LSTMStep, one_blas_thread
 from charlstm.errors import CorpusError, InputError
 from charlstm.features import FEATURES, Feature
 from charlstm.generation import Voice, fit_seed_text, pick_seed_window, write_texts
 from charlstm.reading import read_text
 from charlstm.stopping import StopRules
 
+WRITTEN = "a text that it wrote itself"
 # As many as are read in a few seconds, by a network that reads each window anew too.
 SCAN_CHARACTERS, SLIDING_SCAN_CHARACTERS = 100_000, 5_000
 WRITTEN_CHARACTERS = 20_000
 MIN_SCAN_CHARACTERS = 200
+# What is weaker is not told: 0.3 is 9% of the variance.
+LEAST, CLEARLY_MORE = 0.3, 0.1
 # What a feature must have in each half of a text to be measured at all.
 _MIN_OCCURRENCES = 10
 _CHUNK = 64
@@ -56,8 +70,10 @@ class Tracking:
         unit: From 0, as the rows of the weights.
         correlation: Pearson's, of tanh(c) with the feature, over the second
             half of the text; in [-1, 1], below 0 where the unit falls as the
-            feature rises.
+            feature rises. Within each character, unless the feature is read.
         chosen_by: Likewise over the first half, by which it was chosen.
+        untrained: How strong the best unit of an untrained network is.
+        is_read: The character alone decides the feature.
     """
 
     feature: Feature
@@ -65,11 +81,18 @@ class Tracking:
     unit: int
     correlation: float
     chosen_by: float
+    untrained: float
+    is_read: bool
 
     @property
     def strength(self) -> float:
         """The correlation's size if both halves agree in its sign, else 0."""
         return abs(self.correlation) if self.correlation * self.chosen_by > 0 else 0.0
+
+    @property
+    def follows(self) -> bool:
+        """Whether the unit follows the feature, clearly more than untrained ones do."""
+        return self.strength >= LEAST and self.strength >= self.untrained + CLEARLY_MORE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,21 +112,20 @@ class Scan:
     ranking: tuple[tuple[Tracking, ...], ...]
     absent: tuple[Feature, ...]
 
-    def best(self, *, at_most: int, at_least: float = 0.0) -> list[Tracking]:
+    def best(self, *, at_most: int) -> list[Tracking]:
         """Return the units that tell most, each once.
 
         Args:
             at_most: How many.
-            at_least: The least strength.
 
         Returns:
-            The best unit of each feature, the strongest first.
+            The best unit of each feature that it follows: first what is
+            remembered, then what is read, the strongest first.
         """
         chosen: dict[tuple[int, int], Tracking] = {}
-        firsts = [trackings[0] for trackings in self.ranking]
-        for tracking in sorted(firsts, key=lambda t: -t.strength):
-            if tracking.strength >= at_least:
-                chosen.setdefault((tracking.layer, tracking.unit), tracking)
+        firsts = [trackings[0] for trackings in self.ranking if trackings[0].follows]
+        for tracking in sorted(firsts, key=lambda t: (t.is_read, -t.strength)):
+            chosen.setdefault((tracking.layer, tracking.unit), tracking)
         return list(chosen.values())[:at_most]
 
 
@@ -127,6 +149,8 @@ def find_scan_text(
     try:
         ids = find_corpus_ids(about, vocabulary=checkpoint.vocabulary)
     except CorpusError:
+        ids = np.empty(0, np.int32)
+    if len(ids) < MIN_SCAN_CHARACTERS:
         n = min(limit, WRITTEN_CHARACTERS)
         voice = Voice.of(checkpoint)
         pieces = write_texts(
@@ -137,21 +161,21 @@ def find_scan_text(
             sampling=voice.sampling(temperature=1.0),
             rules=StopRules(length=n),
         )
-        text = "".join(piece.text for piece in pieces)
-        return text, "a text that it wrote itself, since its own was not found"
+        why = "is too short" if len(ids) else "was not found"
+        return "".join(piece.text for piece in pieces), f"{WRITTEN}, since its own {why}"
     # One more than is wanted tells that it is not all.
     text = checkpoint.vocabulary.decode(np.asarray(ids[-limit - 1 :], np.int64))
     return _last_part(text, limit, str(about["name"]))
 
 
 def read_scan_text(
-    checkpoint: Checkpoint, path: Path, *, limit: int | None = None
+    checkpoint: Checkpoint, path: Path | None, *, limit: int | None = None
 ) -> tuple[str, str]:
     """Read a text to look for units in.
 
     Args:
         checkpoint: A loaded checkpoint; what it has never seen is left out.
-        path: The text.
+        path: The text; None for stdin.
         limit: Characters at most, its last; None for what takes a few seconds.
 
     Returns:
@@ -160,10 +184,13 @@ def read_scan_text(
     Raises:
         InputError: If it cannot be read.
     """
-    text = fit_seed_text(
-        read_text(path, options=checkpoint.text_options), checkpoint.vocabulary, unknown="skip"
-    )
-    return _last_part(text, _limit(checkpoint, limit), path.name)
+    whole = read_text(path, options=checkpoint.text_options)
+    known = fit_seed_text(whole, checkpoint.vocabulary, unknown="skip")
+    name = "stdin" if path is None else path.name
+    text, source = _last_part(known, _limit(checkpoint, limit), name)
+    if n_left_out := len(whole) - len(known):
+        source += f", without {n_left_out:,} characters that the model has never seen"
+    return text, source
 
 
 def _limit(checkpoint: Checkpoint, limit: int | None) -> int:
@@ -214,43 +241,92 @@ def rank_units(
         )
     network, half = step.network, len(ids) // 2
     values = np.stack([feature.values(text) for feature in features], axis=1)
-    halves = [
-        _Sums(network.layers * network.units, len(features)),
-        _Sums(network.layers * network.units, len(features)),
-    ]
-    with one_blas_thread():
-        for positions, activations in _read(step, ids, progress or (lambda done, total: None)):
-            is_second = positions >= half
-            for sums, rows in zip(halves, (~is_second, is_second), strict=True):
-                if rows.any():
-                    sums.add(activations[rows], values[positions[rows]])
-    first, second = (sums.correlations() for sums in halves)  # (layers * units, features)
-    enough = [
-        all(_is_often_enough(part) for part in (values[:half, n], values[half:, n]))
-        for n in range(len(features))
-    ]
-    ranking = []
+    report = progress or (lambda done, total: None)
+    untrained = LSTMStep(network, untrained_weights(network, random_seed=0))
+    trained_halves = _measure(step, ids, values, lambda done, total: report(done, 2 * total))
+    untrained_halves = _measure(
+        untrained, ids, values, lambda done, total: report(total + done, 2 * total)
+    )
+    ranking, absent = [], []
     for n, feature in enumerate(features):
-        if enough[n]:
-            best = np.argsort(-np.abs(first[:, n]), kind="stable")[:n_best]
-            ranking.append(
-                tuple(
-                    Tracking(
-                        feature=feature,
-                        layer=int(unit) // network.units + 1,
-                        unit=int(unit) % network.units,
-                        correlation=float(second[unit, n]),
-                        chosen_by=float(first[unit, n]),
-                    )
-                    for unit in best
+        if not all(_is_often_enough(part) for part in (values[:half, n], values[half:, n])):
+            absent.append(feature)
+            continue
+        is_read = trained_halves[0].is_decided[n] and trained_halves[1].is_decided[n]
+        first, second = (part.correlations(n, within=not is_read) for part in trained_halves)
+        choice, told = (part.correlations(n, within=not is_read) for part in untrained_halves)
+        luckiest = int(np.argmax(np.abs(choice)))
+        baseline = abs(told[luckiest]) if told[luckiest] * choice[luckiest] > 0 else 0.0
+        ranking.append(
+            tuple(
+                Tracking(
+                    feature=feature,
+                    layer=int(unit) // network.units + 1,
+                    unit=int(unit) % network.units,
+                    correlation=float(second[unit]),
+                    chosen_by=float(first[unit]),
+                    untrained=float(baseline),
+                    is_read=bool(is_read),
                 )
+                for unit in np.argsort(-np.abs(first), kind="stable")[:n_best]
             )
+        )
     return Scan(
         text=text,
         source=source,
-        ranking=tuple(sorted(ranking, key=lambda trackings: -trackings[0].strength)),
-        absent=tuple(f for f, is_enough in zip(features, enough, strict=True) if not is_enough),
+        ranking=tuple(sorted(ranking, key=lambda t: (t[0].is_read, -t[0].strength))),
+        absent=tuple(absent),
     )
+
+
+def untrained_weights(network: NetworkConfig, *, random_seed: int) -> dict[str, Floats]:
+    """Make the weights that a network begins training with.
+
+    Args:
+        network: The network's shape.
+        random_seed: Fixes them.
+
+    Returns:
+        Float32 arrays by name, as in `checkpoint.weight_shapes`: uniform
+        kernels (Glorot & Bengio, 2010), orthogonal recurrent kernels (Saxe et
+        al., 2014), biases 0 but 1 for the forget gates (Jozefowicz et al., 2015).
+    """
+    rng = np.random.default_rng(random_seed)
+    units = network.units
+    weights: dict[str, Floats] = {}
+    for name, shape in weight_shapes(network).items():
+        if name.endswith("recurrent_kernel"):
+            # Rows that are orthogonal to each other, of length 1.
+            square = np.linalg.qr(rng.normal(size=(shape[1], shape[0])))[0]
+            weights[name] = square.T.astype(np.float32)
+        elif name.endswith("kernel"):
+            limit = np.sqrt(6 / sum(shape))
+            weights[name] = rng.uniform(-limit, limit, size=shape).astype(np.float32)
+        else:
+            weights[name] = np.zeros(shape, np.float32)
+            if name.startswith("lstm"):
+                weights[name][units : 2 * units] = 1
+    return weights
+
+
+def _measure(
+    step: LSTMStep,
+    ids: Ids,
+    values: npt.NDArray[np.float32],
+    report: Callable[[int, int], None],
+) -> list[_Sums]:
+    """Read a text and add up what each half's correlations need."""
+    network, half = step.network, len(ids) // 2
+    n_units = network.layers * network.units
+    halves = [_Sums(n_units, values.shape[1], network.vocabulary_size) for _ in range(2)]
+    with one_blas_thread():
+        for positions, activations in _read(step, ids, report):
+            is_second = positions >= half
+            for sums, rows in zip(halves, (~is_second, is_second), strict=True):
+                if rows.any():
+                    where = positions[rows]
+                    sums.add(ids[where], activations[rows], values[where])
+    return halves
 
 
 def _is_often_enough(values: npt.NDArray[np.float32]) -> bool:
@@ -262,32 +338,60 @@ def _is_often_enough(values: npt.NDArray[np.float32]) -> bool:
 class _Sums:
     """What the correlations of units with features need, in float64."""
 
-    def __init__(self, n_units: int, n_features: int) -> None:
-        self.n = 0
-        self.x, self.xx = np.zeros(n_units), np.zeros(n_units)
-        self.y, self.yy = np.zeros(n_features), np.zeros(n_features)
-        self.xy = np.zeros((n_units, n_features))
+    def __init__(self, n_units: int, n_features: int, n_characters: int) -> None:
+        self._xx, self._yy = np.zeros(n_units), np.zeros(n_features)
+        self._xy = np.zeros((n_units, n_features))
+        # For each character apart.
+        self._n = np.zeros(n_characters)
+        self._x = np.zeros((n_characters, n_units))
+        self._y = np.zeros((n_characters, n_features))
 
-    def add(self, units: npt.NDArray[np.float32], features: npt.NDArray[np.float32]) -> None:
-        """Count `(n, units)` activations and `(n, features)` values."""
-        x, y = units.astype(np.float64), features.astype(np.float64)
-        self.n += len(x)
-        self.x += x.sum(axis=0)
-        self.xx += (x * x).sum(axis=0)
-        self.y += y.sum(axis=0)
-        self.yy += (y * y).sum(axis=0)
-        self.xy += x.T @ y
+    def add(
+        self, ids: Ids, units: npt.NDArray[np.float32], features: npt.NDArray[np.float32]
+    ) -> None:
+        """Count `(n,)` characters with `(n, units)` activations and `(n, features)` values."""
+        order = np.argsort(ids, kind="stable")
+        x, y = units[order].astype(np.float64), features[order].astype(np.float64)
+        present, starts, counts = np.unique(ids[order], return_index=True, return_counts=True)
+        self._n[present] += counts
+        self._x[present] += np.add.reduceat(x, starts)
+        self._y[present] += np.add.reduceat(y, starts)
+        self._xx += (x * x).sum(axis=0)
+        self._yy += (y * y).sum(axis=0)
+        self._xy += x.T @ y
 
-    def correlations(self) -> Floats64:
-        """Return `(units, features)`; 0 where one of the two never changes."""
-        n = max(1, self.n)
-        covariance = self.xy / n - np.outer(self.x / n, self.y / n)
-        x_variance = np.maximum(0, self.xx / n - (self.x / n) ** 2)
-        y_variance = np.maximum(0, self.yy / n - (self.y / n) ** 2)
-        scale = np.sqrt(np.outer(x_variance, y_variance))
+    @property
+    def is_decided(self) -> npt.NDArray[np.bool_]:
+        """Whether each feature, `(features,)`, is the same wherever a character is."""
+        within = self._yy - self._between(self._y, self._y)
+        return within <= 1e-6 * np.maximum(1.0, self._yy)
+
+    def _between(self, x: Floats64, y: Floats64) -> Floats64:
+        """Sum over characters of the products of their sums, divided by how often they are."""
+        total: Floats64 = np.einsum("cu,cu->u", x, y / np.maximum(1, self._n)[:, None])
+        return total
+
+    def correlations(self, feature: int, *, within: bool) -> Floats64:
+        """Return `(units,)` for a feature; 0 where one of the two never changes.
+
+        Args:
+            feature: Which.
+            within: Take the mean of each character away first.
+        """
+        x, y = self._x, self._y[:, [feature]]
+        if within:
+            xx = self._xx - self._between(x, x)
+            yy = self._yy[feature] - float(self._between(y, y)[0])
+            xy = self._xy[:, feature] - self._between(x, np.broadcast_to(y, x.shape))
+        else:
+            n, sum_x, sum_y = max(1.0, self._n.sum()), x.sum(axis=0), float(y.sum())
+            xx = self._xx - sum_x**2 / n
+            yy = self._yy[feature] - sum_y**2 / n
+            xy = self._xy[:, feature] - sum_x * sum_y / n
+        scale = np.sqrt(np.maximum(0, xx) * max(0.0, yy))
         # Below this a unit stands still and what is left is rounding.
-        is_moving = scale > 1e-9
-        result: Floats64 = np.where(is_moving, covariance / np.where(is_moving, scale, 1.0), 0.0)
+        is_moving = scale > 1e-9 * max(1.0, self._n.sum())
+        result: Floats64 = np.where(is_moving, xy / np.where(is_moving, scale, 1.0), 0.0)
         return np.clip(result, -1.0, 1.0)
 
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import base64
 import html
-import importlib.resources
 import json
 import math
-import string
+import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from charlstm.errors import printable
 from charlstm.explain import Ablation, Explanation, TellingUnit
-from charlstm.neurons import Excerpt, Scan, Tracking
+from charlstm.neurons import CLEARLY_MORE, LEAST, WRITTEN, Excerpt, Scan, Tracking
+from charlstm.pages import fill_page, read_page_file
 from charlstm.plotting import bars, check_matplotlib
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 # What is as strange as this has the full colour: a guess among 256.
 FULL_SURPRISE = 8.0
-# A unit that follows a feature less than this follows something else.
-FOLLOWS = 0.2
 _SHOWN = {"\n": "↵", "\t": "⇥"}
 _MAPS = (
     ("forget", "forget gate f"),
@@ -41,13 +39,22 @@ _MAPS = (
     ("cell", "cell state, tanh(c)"),
     ("hidden", "hidden state h"),
 )
-_BINARY_SCALE = 32_767
 _PICTURE_COLUMNS = 60
 _MAP_INCHES = 5.2
+_NARROWEST = 24  # columns for a text, beside the labels
 # More lines than that below each line of a text, and the text is not seen any more.
 _UNITS_IN_LINES = 4
 # Blue and orange are told apart by nearly everybody (Okabe & Ito, 2008).
 _LOW, _HIGH = "#2166AC", "#D55E00"
+
+_SCAN_FOUND = (
+    "Nobody told the network about lines, names or brackets: it was only asked for the next "
+    "character. These units came to keep track of some of them all the same."
+)
+_SCAN_NOT_FOUND = (
+    "No unit follows any of the features that were looked for clearly more than an untrained "
+    "network's units do."
+)
 
 Floats = npt.NDArray[np.floating]
 
@@ -94,10 +101,14 @@ def describe_explanation(explanation: Explanation, *, width: int = 80) -> list[s
     ]
     lines = [
         f"{printable(checkpoint.model.name)}, step {checkpoint.info.step:,}: {n} characters{mean}",
-        f"surprise from 0 to {FULL_SURPRISE:g} bits; units (layer:unit) by tanh(c) from -1 to 1, "
-        f"found in {printable(explanation.scan_source or 'the text')}",
+        f"surprise from 0 to {FULL_SURPRISE:g} bits",
+        "units as layer:unit, tanh(c) from -1 to 1, in brackets the correlation",
+        f"found in {printable(explanation.scan.source)}",
     ]
-    for start, end in _cut(explanation.text, max(20, width - margin)):
+    if width - margin < _NARROWEST:  # the labels then stand apart, in the order of the bars
+        lines += ["", "from above:", *(f"  {label}" for label in labels)]
+        margin, labels = 0, [""] * len(labels)
+    for start, end in _cut(explanation.text, max(1, width - margin)):
         lines += ["", " " * margin + _one_column_each(explanation.text[start:end])]
         lines += [
             f"{label:<{margin}}{row[start:end]}" for label, row in zip(labels, rows, strict=True)
@@ -121,15 +132,20 @@ def describe_scan(scan: Scan, excerpts: Sequence[Excerpt], *, width: int = 80) -
     """
     lines: list[str] = []
     weak: list[str] = []
+    headings = {False: "What they keep track of", True: "What they read from the character itself"}
     for trackings, excerpt in zip(scan.ranking, excerpts, strict=True):
         best = trackings[0]
-        if best.strength < FOLLOWS:
-            weak.append(f"{best.feature.name} ({best.correlation:+.2f})")
+        if not best.follows:
+            weak.append(
+                f"{best.feature.name} ({best.correlation:+.2f}, untrained {best.untrained:.2f})"
+            )
             continue
+        if best.is_read in headings:
+            lines += [headings.pop(best.is_read), ""]
         others = ", ".join(f"{t.layer}:{t.unit} {t.correlation:+.2f}" for t in trackings[1:])
         lines += [
-            f"{best.feature.name}: {_name_unit(best.layer, best.unit)}, {best.correlation:+.2f}"
-            + (f"  (then {others})" if others else "")
+            f"{best.feature.name}: {_name_unit(best.layer, best.unit)}, {best.correlation:+.2f}",
+            f"  untrained {best.untrained:.2f}" + (f"; then {others}" if others else ""),
         ]
         for start, end in _telling_lines(excerpt, max(20, width - 2)):
             lines += [
@@ -138,7 +154,7 @@ def describe_scan(scan: Scan, excerpts: Sequence[Excerpt], *, width: int = 80) -
             ]
         lines.append("")
     if weak:
-        lines.append(f"no unit follows: {', '.join(weak)}")
+        lines.append(f"no unit follows clearly: {', '.join(weak)}")
     if scan.absent:
         lines.append(f"not in this text: {', '.join(feature.name for feature in scan.absent)}")
     return lines
@@ -159,10 +175,10 @@ def _telling_lines(excerpt: Excerpt, width: int) -> list[tuple[int, int]]:
 def _cut(text: str, width: int) -> list[tuple[int, int]]:
     """Cut a text into its lines, and long lines into pieces that fit, as (start, end)."""
     pieces, start = [], 0
-    for line in text.splitlines(keepends=True):
-        for first in range(0, len(line), width):
-            pieces.append((start + first, start + min(first + width, len(line))))
-        start += len(line)
+    for line in text.split("\n"):
+        stop = min(start + len(line) + 1, len(text))  # the line feed belongs to its line
+        pieces += [(first, min(first + width, stop)) for first in range(start, stop, width)]
+        start = stop
     return pieces
 
 
@@ -171,7 +187,14 @@ def _visible(character: str) -> str:
 
 
 def _one_column_each(text: str) -> str:
-    return "".join(c if len(c) == 1 else "�" for c in map(_visible, text))
+    return "".join(map(_one_column, text))
+
+
+def _one_column(character: str) -> str:
+    """Return what stands for a character where each has one column."""
+    shown = _visible(character)
+    is_wide = unicodedata.east_asian_width(character) in "WF" or unicodedata.combining(character)
+    return "�" if len(shown) != 1 or is_wide else shown
 
 
 def _plain_lines(text: str) -> str:
@@ -181,7 +204,7 @@ def _plain_lines(text: str) -> str:
 def _name_ablation(ablation: Ablation) -> str:
     loss = (
         f"{ablation.nats_per_char / math.log(2):.2f} bits/char, "
-        f"cell states of {ablation.cell_size:.2g} on average"
+        f"mean size of c {ablation.cell_size:.2g}"
     )
     if ablation.gate is None:
         return f"as it is: {loss}"
@@ -205,10 +228,9 @@ def explanation_page(explanation: Explanation) -> str:
     mean = "" if n < 2 else f", {explanation.mean_bits:.2f} bits of surprise each on average"
     model = html.escape(printable(checkpoint.model.name))
     introduction = (
-        f"The model {model} (step {checkpoint.info.step:,}, {network.layers} layers of "
-        f"{network.units} units) read these {n} characters one after the other{mean}. After each "
-        "one it said how likely every character is to come next. Below is what its gates did "
-        "meanwhile."
+        f"The model {model} (step {checkpoint.info.step:,}, {_count(network.layers, 'layer')} of "
+        f"{_count(network.units, 'unit')}) read {_count(n, 'character')}{mean}. After each one it "
+        "said how likely every character is to come next. Below is what its gates did meanwhile."
     )
     written = (
         "What is underlined with dots the model wrote itself." if explanation.n_seed < n else ""
@@ -224,11 +246,11 @@ def explanation_page(explanation: Explanation) -> str:
         else f"This model (recipe article) reads its last {network.seq_length} characters anew for "
         "each one, so c<sub>t&minus;1</sub> is from within that window."
     )
-    return _fill(
+    return fill_page(
         "explain.html",
         title=html.escape(_title(explanation)),
         introduction=introduction,
-        style=_page_file("page.css") + _page_file("explain.css"),
+        style=read_page_file("page.css") + read_page_file("explain.css"),
         n_characters=n,
         written_note=written + left_out,
         text=_coloured(
@@ -240,17 +262,15 @@ def explanation_page(explanation: Explanation) -> str:
         n_layers=network.layers,
         last_unit=network.units - 1,
         n_units=network.units,
-        sum_note="For the units in the list the sum in each gate is shown in its three parts: what "
-        "comes from below, what comes from the layer's own hidden state h<sub>t&minus;1</sub>, "
-        f"and the bias. {window_note}",
+        sum_note=window_note,
         units_note=_units_note(explanation),
         traces="\n".join(_trace(explanation, n, unit) for n, unit in enumerate(explanation.units)),
         maps=_maps(network.layers),
-        ablations=_ablations(explanation.ablations),
+        ablations=_ablations(explanation.ablations, explanation.scan),
         table=_table(explanation),
         footer="Made by <code>charlstm explain</code>; <code>--json</code> gives all numbers.",
         data=_script_json(_page_data(explanation)),
-        script=_page_file("explain.js"),
+        script=read_page_file("explain.js"),
     )
 
 
@@ -268,7 +288,7 @@ def scan_page(name: str, scan: Scan, excerpts: Sequence[Excerpt]) -> str:
     parts = []
     for trackings, excerpt in zip(scan.ranking, excerpts, strict=True):
         best = trackings[0]
-        if best.strength < FOLLOWS:
+        if not best.follows:
             continue
         rows = "".join(
             f'<tr><td>{t.layer}</td><td class="number">{t.unit}</td>'
@@ -281,36 +301,34 @@ def scan_page(name: str, scan: Scan, excerpts: Sequence[Excerpt]) -> str:
         parts.append(
             f"<h2>{best.feature.name.capitalize()}</h2>\n"
             f'<p class="small faint">The feature is {best.feature.meaning}'
+            f"{', which the character itself decides' if best.is_read else ''}"
             f"{'' if marked is None else '; underlined where it is 1'}.</p>\n"
             f'<div class="text" role="img" aria-label="{label}">'
             f"{_coloured(excerpt.text, excerpt.values, is_marked=marked)}</div>\n"
             "<table><thead><tr><th>layer</th><th class='number'>unit</th>"
             "<th class='number'>correlation</th><th class='number'>by which it was chosen</th>"
-            f"</tr></thead><tbody>{rows}</tbody></table>"
+            f"</tr></thead><tbody>{rows}</tbody></table>\n"
+            f'<p class="small faint">Untrained, the best unit has {best.untrained:.2f}.</p>'
         )
     rest = []
-    weak = [t[0].feature.name for t in scan.ranking if t[0].strength < FOLLOWS]
+    weak = [t[0].feature.name for t in scan.ranking if not t[0].follows]
     if weak:
-        rest.append(f"No unit follows: {', '.join(weak)}.")
+        rest.append(f"No unit clearly follows: {', '.join(weak)}.")
     if scan.absent:
         rest.append(f"Not in this text: {', '.join(feature.name for feature in scan.absent)}.")
-    return _fill(
+    return fill_page(
         "neurons.html",
         title=f"What the units of {html.escape(printable(name))} follow",
-        style=_page_file("page.css") + _page_file("explain.css"),
+        style=read_page_file("page.css") + read_page_file("explain.css"),
         source=html.escape(printable(scan.source)),
-        n_characters=f"{len(scan.text):,}",
-        parts="\n".join(parts) or "<p>No unit follows any of the features.</p>",
+        introduction=_SCAN_FOUND if parts else _SCAN_NOT_FOUND,
+        parts="\n".join(parts),
         rest=f"<p>{' '.join(rest)}</p>" if rest else "",
     )
 
 
-def _page_file(name: str) -> str:
-    return (importlib.resources.files("charlstm") / "pages" / name).read_text("utf-8")
-
-
-def _fill(template: str, **values: Any) -> str:
-    return string.Template(_page_file(template)).substitute(values)
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _signed(value: float) -> str:
@@ -335,7 +353,7 @@ def _coloured(text: str, values: Floats, *, is_marked: Sequence[bool] | None = N
         classes, style = [], ""
         if not math.isnan(value):
             classes.append("up" if value >= 0 else "down")
-            style = f' style="--a:{min(1.0, abs(value)) * 0.85:.2f}"'
+            style = f' style="--a:{min(1.0, abs(value)):.2f}"'
         if is_marked is not None and is_marked[t]:
             classes.append("marked")
         attribute = f' class="{" ".join(classes)}"' if classes else ""
@@ -353,17 +371,19 @@ def _unit_options(units: Sequence[TellingUnit]) -> str:
 
 
 def _units_note(explanation: Explanation) -> str:
-    source = html.escape(printable(explanation.scan_source or "the text"))
+    source = html.escape(printable(explanation.scan.source))
     if explanation.units[0].tracking is None:
         return (
-            f"No unit follows any of the features that were looked for in {source}; this one moves "
-            "most in the text above."
+            "No unit clearly follows any of the features, such as the place in a line, that were "
+            f"looked for in {source}; this one moves most in the text above."
         )
     return (
-        f"Found in {source} ({explanation.scan_characters:,} characters): for each of a dozen "
-        "features, such as the place in a line or being inside brackets, the unit whose tanh(c) "
-        "goes with it most closely. The unit is chosen on the first half; the correlation that is "
-        "shown is measured on the second. Units below 0.3 are left out."
+        f"Found in {source}: for each of a dozen features, such as the place in a line or being "
+        "inside brackets, the unit whose tanh(c) goes with it most closely. The unit is chosen on "
+        "the first half of that text; the correlation that is shown is measured on the second, "
+        "within each character, so that what the character alone tells does not count. "
+        f"Left out is what is below {LEAST:g}, or not by {CLEARLY_MORE:g} more than an untrained "
+        "network of the same shape has (the second figure)."
     )
 
 
@@ -372,7 +392,11 @@ def _trace(explanation: Explanation, n: int, unit: TellingUnit) -> str:
     what = ""
     if unit.tracking is not None:
         t = unit.tracking
-        what = f": <b>{t.feature.name}</b>, correlation {_signed(t.correlation)}"
+        what = (
+            f": <b>{t.feature.name}</b>, correlation {_signed(t.correlation)} "
+            f"(untrained {t.untrained:.2f})"
+            + (", read from the character itself" if t.is_read else "")
+        )
     return (
         f"<figure><figcaption>{name.capitalize()}{what}</figcaption>\n"
         f'<div class="text" data-unit="{n}" role="img" aria-label="The text coloured by {name}">'
@@ -394,7 +418,13 @@ def _maps(n_layers: int) -> str:
     return "\n".join(parts)
 
 
-def _ablations(ablations: Sequence[Ablation]) -> str:
+def _ablations(ablations: Sequence[Ablation], scan: Scan) -> str:
+    source = html.escape(printable(scan.source))
+    flattered = (
+        " A model predicts what it wrote itself better than other texts, which flatters them."
+        if scan.source.startswith(WRITTEN)
+        else ""
+    )
     if not ablations:
         return (
             "<h2>Without a gate</h2>\n<p><code>charlstm explain --ablate forget</code> shows what "
@@ -408,12 +438,11 @@ def _ablations(ablations: Sequence[Ablation]) -> str:
     )
     notes = {
         "forget": "A forget gate held open (1) never lets go: what is added to a cell state stays "
-        "in it for ever. Held shut (0) it keeps nothing: from one character to the next only the "
-        "hidden state remembers, which is often enough to spell a word and seldom to finish a "
-        "sentence.",
+        "in it for ever. Held shut (0) it keeps nothing: a cell state is then its last update and "
+        "no more, and from one character to the next only the hidden state remembers.",
         "input": "An input gate held open (1) writes every candidate into memory, wanted or not; "
         "held shut (0) nothing is ever written, and what remains is the bias of the last layer, "
-        "which knows how frequent each character is.",
+        "which is the same whatever was read.",
         "output": "An output gate held open (1) shows all of the memory all of the time; held "
         "shut (0) nothing of it reaches the next layer, the next step or the last layer.",
     }
@@ -422,8 +451,9 @@ def _ablations(ablations: Sequence[Ablation]) -> str:
     return (
         "<h2>Without a gate</h2>\n<p>The same beginning and the same random seed, with a gate held "
         f"at one value in all units of all layers. {said} The figures are the loss on the end of "
-        "the text that the units were looked for in, and how large |c| is after reading 200 "
-        f'characters of it.</p>\n<div class="samples">{samples}</div>'
+        f"{source}, and the mean size (without its sign) of the cell states after reading it."
+        f"{flattered} The network was not trained this way, so they say what it leans on, not what "
+        f'a network without that gate could learn.</p>\n<div class="samples">{samples}</div>'
     )
 
 
@@ -446,11 +476,19 @@ def _table(explanation: Explanation) -> str:
 
 def _page_data(explanation: Explanation) -> dict[str, Any]:
     activations = explanation.activations
-    arrays = {name: _packed(getattr(activations, name), name == "cell") for name, _ in _MAPS}
+    # The page works the gates out from these sums, and h from c.
+    arrays = {
+        gate: _packed(np.stack([terms[gate].total for terms in explanation.terms]))
+        for gate in explanation.terms[0]
+    }
+    arrays["cell"] = _packed(activations.cell)
     if not explanation.checkpoint.network.carries_state:
-        arrays["cell_before"] = _packed(activations.cell_before, True)
+        arrays["cell_before"] = _packed(activations.cell_before)
+    likely = {character for row in explanation.likeliest for character, _ in row}
+    strange = [c for c in sorted({*explanation.text, *likely}) if not c.isprintable()]
     return {
         "characters": list(explanation.text),
+        "shown": {c: printable(c) for c in strange if c not in "\n\t"},
         "bits": [
             None if math.isnan(bits) else round(bits, 4)
             for bits in explanation.surprise_bits.tolist()
@@ -468,11 +506,11 @@ def _page_data(explanation: Explanation) -> dict[str, Any]:
                 "name": unit.tracking and _name_tracking(unit.tracking),
                 "terms": {
                     name: {
-                        "below": [round(x, 4) for x in terms.below.tolist()],
-                        "own": [round(x, 4) for x in terms.own.tolist()],
-                        "bias": round(terms.bias, 4),
+                        "below": [round(x, 6) for x in terms.below[:, unit.unit].tolist()],
+                        "own": [round(x, 6) for x in terms.own[:, unit.unit].tolist()],
+                        "bias": round(float(terms.bias[unit.unit]), 6),
                     }
-                    for name, terms in unit.terms.items()
+                    for name, terms in explanation.terms[unit.layer - 1].items()
                 },
             }
             for unit in explanation.units
@@ -481,13 +519,8 @@ def _page_data(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _packed(array: Floats, is_unbounded: bool) -> dict[str, Any]:
-    """Pack values as bytes: gates in steps of 1/32,767, cell states whole."""
-    if is_unbounded:
-        data, scale = array.astype("<f4"), 0
-    else:
-        data, scale = np.round(array * _BINARY_SCALE).astype("<i2"), _BINARY_SCALE
-    return {"scale": scale, "data": base64.b64encode(data.tobytes()).decode()}
+def _packed(array: Floats) -> str:
+    return base64.b64encode(array.astype("<f4").tobytes()).decode()
 
 
 def _script_json(data: dict[str, Any]) -> str:
@@ -513,9 +546,9 @@ def draw_explanation(explanation: Explanation) -> Figure:
     """
     surprise = explanation.surprise_bits / FULL_SURPRISE
     label = "surprise of each character, 0 (white) to 8 bits and more"
-    texts: list[tuple[str, str, Floats]] = [(label, explanation.text, surprise)]
+    texts = [_Drawn(label, explanation.text, surprise)]
     texts += [
-        (
+        _Drawn(
             f"tanh(c) of {_name_unit(unit.layer, unit.unit)}"
             + (f": {_name_tracking(unit.tracking)}" if unit.tracking else ""),
             explanation.text,
@@ -540,23 +573,31 @@ def draw_scan(name: str, scan: Scan, excerpts: Sequence[Excerpt]) -> Figure:
     Raises:
         CharlstmError: If matplotlib is not installed; says how to.
     """
-    texts: list[tuple[str, str, Floats]] = [
-        (
+    texts = [
+        _Drawn(
             f"{_name_tracking(e.tracking)}: tanh(c) of "
             f"{_name_unit(e.tracking.layer, e.tracking.unit)}",
             e.text,
             e.values,
+            None if e.tracking.feature.is_count else e.feature > 0,
         )
         for e in excerpts
-        if e.tracking.strength >= FOLLOWS
+        if e.tracking.follows
     ]
     title = f"What the units of {printable(name)} follow, in {printable(scan.source)}"
     return _draw(title, texts, None)
 
 
-def _draw(
-    title: str, texts: Sequence[tuple[str, str, Floats]], explanation: Explanation | None
-) -> Figure:
+class _Drawn(NamedTuple):
+    """A text to draw, coloured by values, with a line below what is marked."""
+
+    label: str
+    text: str
+    values: Floats
+    is_marked: npt.NDArray[np.bool_] | None = None
+
+
+def _draw(title: str, texts: Sequence[_Drawn], explanation: Explanation | None) -> Figure:
     check_matplotlib()
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
@@ -564,22 +605,25 @@ def _draw(
     colours = LinearSegmentedColormap.from_list("charlstm", [_LOW, "white", _HIGH])
     in_rows = [texts[n : n + 2] for n in range(0, len(texts), 2)]
     heights = [
-        0.22 * max(len(_cut(text, _PICTURE_COLUMNS)) for _, text, _ in row) + 0.42
+        0.22 * max(len(_cut(drawn.text, _PICTURE_COLUMNS)) for drawn in row) + 0.42
         for row in in_rows
     ] or [0.5]
     n_layers = 0 if explanation is None else explanation.checkpoint.network.layers
     height = sum(heights) + _MAP_INCHES * n_layers + 0.7
     figure = Figure(figsize=(13, height), layout="constrained")
-    figure.suptitle(_safe(title), x=0.01, ha="left")
+    legend = "orange: +1, white: 0, blue: −1" + (
+        "; a line below: where the feature is so" if explanation is None else ""
+    )
+    figure.suptitle(f"{_safe(title)}\n{legend}", x=0.01, ha="left", fontsize="medium")
     grid = figure.add_gridspec(
         len(heights) + n_layers, 1, height_ratios=[*heights, *[_MAP_INCHES] * n_layers]
     )
     for row, together in enumerate(in_rows):
         within = grid[row].subgridspec(1, 2)
-        for column, (label, text, values) in enumerate(together):
+        for column, drawn in enumerate(together):
             axes = figure.add_subplot(within[0, column])
-            axes.set_title(_safe(label), loc="left", fontsize="small")
-            _draw_text(axes, text, values, colours)
+            axes.set_title(_safe(drawn.label), loc="left", fontsize="small")
+            _draw_text(axes, drawn, colours)
     for layer in range(n_layers):
         assert explanation is not None
         within = grid[len(heights) + layer].subgridspec(2, 3)
@@ -604,15 +648,27 @@ def _safe(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _draw_text(axes: Axes, text: str, values: Floats, colours: Any) -> None:
-    pieces = _cut(text, _PICTURE_COLUMNS)
+def _draw_text(axes: Axes, drawn: _Drawn, colours: Any) -> None:
+    pieces = _cut(drawn.text, _PICTURE_COLUMNS)
     cells = np.full((len(pieces), _PICTURE_COLUMNS), np.nan)
     for row, (start, end) in enumerate(pieces):
-        cells[row, : end - start] = values[start:end]
-        for column, character in enumerate(text[start:end]):
+        cells[row, : end - start] = drawn.values[start:end]
+        for column, character in enumerate(drawn.text[start:end]):
             if not character.isspace() or character == "\n":
                 faint = "0.6" if character == "\n" else "black"
-                axes.text(column, row, _visible(character), ha="center", va="center", color=faint,
-                          fontsize=8, family="monospace", parse_math=False)  # fmt: skip
+                axes.text(
+                    column,
+                    row,
+                    _one_column(character),
+                    ha="center",
+                    va="center",
+                    color=faint,
+                    fontsize=8,
+                    family="monospace",
+                    parse_math=False,
+                )
+            if drawn.is_marked is not None and drawn.is_marked[start + column]:
+                sides = [column - 0.5, column + 0.5]
+                axes.plot(sides, [row + 0.42] * 2, color="black", linewidth=0.8)
     axes.imshow(cells, cmap=colours, vmin=-1, vmax=1, aspect="auto", alpha=0.85)
     axes.set_axis_off()

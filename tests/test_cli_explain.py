@@ -104,7 +104,8 @@ def test_neurons_prints_the_units(trained: Path) -> None:
     result = run("neurons", "king", "-q")
     assert result.exit_code == 0
     assert "units by what they follow in all of king" in result.stdout
-    assert "position in the line: layer " in result.stdout
+    assert "position in the line" in result.stdout
+    assert "untrained 0." in result.stdout
     assert "not in this text: " in result.stdout
 
 

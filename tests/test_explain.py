@@ -72,34 +72,29 @@ def test_surprise_is_what_evaluate_says(name: str, request: pytest.FixtureReques
 @pytest.mark.parametrize("name", ["checkpoint", "sliding"])
 def test_the_terms_of_each_gate_add_up_to_it(name: str, request: pytest.FixtureRequest) -> None:
     explanation = explained(request.getfixturevalue(name))
-    assert explanation.units
-    for unit in explanation.units:
-        for gate, terms in unit.terms.items():
+    for layer, gates in enumerate(explanation.terms):
+        for gate, terms in gates.items():
             total = terms.below + terms.own + terms.bias
+            np.testing.assert_array_equal(total, terms.total)
             value = np.tanh(total) if gate == "candidate" else sigmoid(total)
-            seen = getattr(explanation.activations, gate)[unit.layer - 1, :, unit.unit]
-            np.testing.assert_allclose(value, seen, atol=1e-5, err_msg=f"{unit.layer} {gate}")
-        # Each term alone, where it can be known without the others.
-        assert explanation.units[0].terms["forget"].own[0] == 0  # nothing before the first
+            seen = getattr(explanation.activations, gate)[layer]
+            np.testing.assert_allclose(value, seen, atol=1e-5, err_msg=f"{layer} {gate}")
+            assert not terms.own[0].any()  # nothing before the first
 
 
 def test_a_unit_of_each_layer_has_its_own_terms(checkpoint: Checkpoint) -> None:
     """What comes from below is the character in layer 1 and the layer's hidden state above."""
-    from charlstm.activations import observe
-    from charlstm.explain import gate_terms
-
-    ids = VOCABULARY.encode(TEXT)
-    activations = observe(ObservedStep(checkpoint.network, checkpoint.weights), ids)
-    units = checkpoint.network.units
-    first = gate_terms(checkpoint, activations, layer=1, unit=2)["candidate"]
+    explanation = explained(checkpoint)
+    activations, units = explanation.activations, checkpoint.network.units
+    first, second = explanation.terms[0]["candidate"], explanation.terms[1]["output"]
     column = checkpoint.weights["lstm_1/kernel"][:, 2 * units + 2]
-    np.testing.assert_array_equal(first.below, column[ids])
-    second = gate_terms(checkpoint, activations, layer=2, unit=4)["output"]
+    np.testing.assert_array_equal(first.below[:, 2], column[VOCABULARY.encode(TEXT)])
     column = checkpoint.weights["lstm_2/kernel"][:, 3 * units + 4]
-    np.testing.assert_allclose(second.below, activations.hidden[0] @ column, atol=1e-6)
+    np.testing.assert_allclose(second.below[:, 4], activations.hidden[0] @ column, atol=1e-6)
     column = checkpoint.weights["lstm_2/recurrent_kernel"][:, 3 * units + 4]
     before = np.concatenate([np.zeros((1, units)), activations.hidden[1][:-1]])
-    np.testing.assert_allclose(second.own, before @ column, atol=1e-6)
+    np.testing.assert_allclose(second.own[:, 4], before @ column, atol=1e-6)
+    assert second.bias[4] == checkpoint.weights["lstm_2/bias"][3 * units + 4]
 
 
 def test_a_longer_text_is_cut(checkpoint: Checkpoint) -> None:
@@ -117,9 +112,16 @@ def test_one_character_and_none(checkpoint: Checkpoint) -> None:
         explained(checkpoint, "")
 
 
+def test_a_model_whose_own_text_is_too_short_writes_one(tmp_path: Path) -> None:
+    """Units are still looked for, in what it writes, and it is said."""
+    explanation = explain(make_checkpoint(tmp_path / "tale"), TEXT)
+    assert explanation.scan.source.startswith("a text that it wrote itself")
+    assert len(explanation.scan.text) == 20_000
+
+
 def test_telling_units_are_at_least_as_good_as_was_asked(checkpoint: Checkpoint) -> None:
     for unit in explained(checkpoint).units:
-        assert unit.tracking is None or unit.tracking.strength >= 0.3
+        assert unit.tracking is None or unit.tracking.follows
 
 
 def test_where_no_unit_follows_anything_the_liveliest_is_shown(tmp_path: Path) -> None:

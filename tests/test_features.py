@@ -31,8 +31,19 @@ def marked(name: str, text: str) -> list[str]:
         ("inside quotes", '“a "b" c” d', ['“a "b" c']),
         # Opened and not closed before the paragraph ends: no quotation.
         ("inside quotes", '5" wide\n\nand "so"', ['"so']),
+        # A text may begin within a quotation.
+        (
+            "inside quotes",
+            "mot », dit-il. « Oui », dit-elle. « Non », fit-il.",
+            ["« Oui ", "« Non "],
+        ),
+        ("inside quotes", 'mot", dit-il. "Oui," dit-elle.', ['"Oui,']),
+        ("inside quotes", "»Ja«, sagte er. »Nein!« sagte sie.", ["»Ja", "»Nein!"]),
         ("inside brackets", "a [b (c) d] e)", ["[b (c) d"]),
-        ("inside brackets", "a (b" + "c" * 600 + ") d", []),
+        ("inside brackets", "f(a(b), c) + g([x], {1: (2)})", ["(a(b), c", "([x], {1: (2)}"]),
+        ("inside brackets", "a) (b [c) d] e", ["(b [c"]),
+        ("inside brackets", "a (b\n\nc) d", []),
+        ("inside brackets", "a (b" + "c" * 2_100 + ") d", []),
         ("speaker name", "MACBETH.\nIs this\n", ["MACBETH."]),
         ("speaker name", "LADY MACDUFF.\nO", ["LADY MACDUFF."]),
         ("speaker name", "First Citizen:\nBefore we", ["First Citizen:"]),
@@ -84,6 +95,19 @@ def test_every_feature_gives_a_finite_value_for_each_character(text: str) -> Non
         assert np.isfinite(values).all()
         if not feature.is_count:
             assert set(values.tolist()) <= {0.0, 1.0}
+
+
+@given(st.lists(st.sampled_from(["« oui », ", '"so," ', "mot. ", "(a (b)) ", "dit "]), max_size=30))
+def test_where_a_text_begins_changes_nothing_after_the_first_closing_mark(
+    pieces: list[str],
+) -> None:
+    text = "".join(pieces)
+    whole = BY_NAME["inside quotes"](text)
+    for k in range(len(text)):
+        ends = [n for n in (text.find(mark, k) for mark in ("»", '," ')) if n >= 0]
+        after = max(ends) + 2 if len(ends) == 2 else len(text)
+        part = BY_NAME["inside quotes"](text[k:])
+        np.testing.assert_array_equal(part[after - k :], whole[after:])
 
 
 @given(st.text(alphabet=' a\n"“”', max_size=60))

@@ -10,6 +10,7 @@ import math
 import re
 import shutil
 import subprocess
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from helpers import (
     make_checkpoint,
     planted_text,
     planted_weights,
+    sigmoid,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -128,15 +130,14 @@ def test_the_page_has_the_numbers_to_1e_4(explanation: Explanation) -> None:
     content = json.loads(data)
     assert content["characters"] == list(TEXT)
     for name, packed in content["arrays"].items():
-        raw = base64.b64decode(packed["data"])
-        values = (
-            np.frombuffer(raw, "<i2") / packed["scale"]
-            if packed["scale"]
-            else np.frombuffer(raw, "<f4")
-        )
         expected = getattr(explanation.activations, name)
-        np.testing.assert_allclose(values.reshape(expected.shape), expected, atol=2e-5)
-    assert {"forget", "input", "candidate", "output", "cell", "hidden"} == set(content["arrays"])
+        values = np.frombuffer(base64.b64decode(packed), "<f4").reshape(expected.shape)
+        if name == "candidate":
+            values = np.tanh(values)
+        elif name != "cell":
+            values = sigmoid(values)  # of gates the page has the sums
+        np.testing.assert_allclose(values, expected, atol=1e-5)
+    assert {"forget", "input", "candidate", "output", "cell"} == set(content["arrays"])
 
 
 def test_the_table_says_it_all_without_a_script(explanation: Explanation) -> None:
@@ -173,7 +174,7 @@ def test_a_page_of_recipe_article_brings_what_was_before(tmp_path: Path) -> None
     explanation = explain(checkpoint, TEXT, scan=SCAN)
     (data,) = Page(explanation_page(explanation)).texts["script"][:1]
     packed = json.loads(data)["arrays"]["cell_before"]
-    values = np.frombuffer(base64.b64decode(packed["data"]), "<f4")
+    values = np.frombuffer(base64.b64decode(packed), "<f4")
     np.testing.assert_array_equal(values, explanation.activations.cell_before.ravel())
 
 
@@ -191,9 +192,31 @@ def test_the_page_of_units_stands_alone(scanned: tuple[Scan, tuple[Excerpt, ...]
     parsed = assert_stands_alone(page)
     assert "tale <1>" in parsed.texts["h1"][0]
     assert "a <test>" in "".join(parsed.texts["p"])
-    best = [t[0] for t in scanned[0].ranking if t[0].strength >= 0.2]
+    best = [t[0] for t in scanned[0].ranking if t[0].follows]
     assert best
     assert parsed.texts["h2"] == [t.feature.name.capitalize() for t in best]
+
+
+def test_text_on_any_colour_can_be_read() -> None:
+    """WCAG 2.1, 1.4.3: a contrast of 4.5 at the strongest colour, light and dark."""
+    css = (resources.files("charlstm") / "pages" / "page.css").read_text("utf-8")
+    light, dark = css.split("prefers-color-scheme: dark")
+
+    def triple(part: str, name: str) -> np.ndarray:
+        return np.array(re.search(rf"--{name}: (\d+), (\d+), (\d+);", part).groups(), float)
+
+    def luminance(rgb: np.ndarray) -> float:
+        c = rgb / 255
+        linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    for part in (light, dark):
+        ink = re.search(r"--ink: #(\w\w)(\w\w)(\w\w);", part).groups()
+        most = float(re.search(r"--most: ([\d.]+);", part)[1])
+        for colour in ("low", "high"):
+            ground = triple(part, "ground-rgb") * (1 - most) + triple(part, colour) * most
+            a, b = luminance(ground), luminance(np.array([int(x, 16) for x in ink], float))
+            assert (max(a, b) + 0.05) / (min(a, b) + 0.05) >= 4.5, (colour, most)
 
 
 # --- in a browser ---------------------------------------------------------------
@@ -236,6 +259,15 @@ addEventListener("load", () => {
   const clientX = box.left + 4.5 * box.width / COUNT;
   map.dispatchEvent(new MouseEvent("click", { clientX, clientY: box.top + 1 }));
   look("map");
+  const select = document.getElementById("unit");
+  select.value = ""; select.dispatchEvent(new Event("change")); look("another");
+  document.getElementById("layer").value = "9";
+  document.getElementById("layer").dispatchEvent(new Event("change")); look("clamped");
+  document.activeElement.blur(); // what is being typed is left alone
+  const rest = { clientX: box.left + 1, clientY: box.top + 1 };
+  const first = document.querySelector('.map[data-layer="0"]');
+  first.dispatchEvent(new PointerEvent("pointermove", rest)); look("passing");
+  first.dispatchEvent(new PointerEvent("pointerleave")); look("passed");
   seen.canvases = [...document.querySelectorAll("canvas")].map((canvas) => {
     const d = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
     return [canvas.width, canvas.height, new Set(d).size];
@@ -275,8 +307,9 @@ def in_browser(page: str, folder: Path, *, width: int, count: int) -> dict[str, 
     return json.loads(html.unescape(match[1]))
 
 
-def number(value: float) -> str:
-    return f"{0.0 if abs(value) < 0.005 else value:.2f}".replace("-", "−")
+def number(value: float, digits: int = 4) -> str:
+    is_zero = abs(value) < 0.5 * 10**-digits
+    return f"{0.0 if is_zero else value:.{digits}f}".replace("-", "−")
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
@@ -301,11 +334,20 @@ def test_the_page_in_a_browser(explanation: Explanation, tmp_path: Path, width: 
         "leave": n - 1,
         "click": 2,
         "map": 4,
+        "another": 4,
+        "clamped": 4,
+        "passing": 0,
+        "passed": 4,
     }
     first, second = explanation.units[:2]
     assert steps["end"]["unit"] == [str(first.layer), str(first.unit)]
     assert steps["unit"]["unit"] == [str(second.layer), str(second.unit)]
     assert steps["chosen"]["unit"] == ["1", "4"]
+    # Hovering changes nothing for good, nor does asking for "another" unit before naming it.
+    assert steps["another"]["unit"] == steps["map"]["unit"]
+    assert steps["clamped"]["unit"] == ["2", steps["map"]["unit"][1]]
+    assert steps["passing"]["unit"][0] == "1"
+    assert steps["passed"]["unit"] == steps["clamped"]["unit"]
     # The row at the top of a heat map is the unit that forgets least.
     assert steps["map"]["unit"] == ["2", str(a.forget[1].mean(axis=0).argmax())]
     for what, step in steps.items():
@@ -313,21 +355,29 @@ def test_the_page_in_a_browser(explanation: Explanation, tmp_path: Path, width: 
         names = ("forget", "input", "candidate", "output", "cell", "hidden")
         v = {name: float(getattr(a, name)[layer, t, unit]) for name in names}
         for row, name in zip(step["equations"], names, strict=True):
-            assert row.endswith(f"= {number(v[name])}"), (what, name)
-        before = number(a.cell_before[layer, t, unit])
-        before = f"({before})" if before.startswith("−") else before
-        assert f"{number(v['forget'])}·{before} + {number(v['input'])}·" in step["equations"][4]
+            shown = float(row.rpartition("= ")[2].replace("−", "-"))
+            assert shown == pytest.approx(v[name], abs=1e-4), (what, name)
+        # What a reader adds up is what stands there.
+        left, plus, right = (
+            float(x.strip("()").replace("−", "-"))
+            for x in re.fullmatch(r".*= ([^·]+)·([^ ]+) \+ ([^·]+)·.*", step["equations"][4]).group(
+                1, 2, 3
+            )
+        )
+        assert left == pytest.approx(v["forget"], abs=1e-4)
+        assert plus == pytest.approx(float(a.cell_before[layer, t, unit]), abs=1e-4)
+        assert right == pytest.approx(v["input"], abs=1e-4)
         assert step["likeliest"] == [
             f"{0.0 if p < 0.0005 else 100 * p:.1f}%" for _, p in explanation.likeliest[t]
         ]
         bits = explanation.surprise_bits[t]
         assert ("surprise" in step["said"]) == (not math.isnan(bits))
         if not math.isnan(bits):
-            assert f"surprise {number(bits)} bits" in step["said"]
+            assert f"surprise {number(bits, 2)} bits" in step["said"]
         assert f"unit {unit} of layer {layer + 1}" in step["sentence"]
         assert step["marked"] == 1 + len(explanation.units)
-    terms = first.terms["forget"]
-    parts = [terms.below[n - 1], terms.own[n - 1], terms.bias]
+    terms = explanation.terms[first.layer - 1]["forget"]
+    parts = [x[..., first.unit] for x in (terms.below[n - 1], terms.own[n - 1], terms.bias)]
     shown = number(parts[0]) + "".join(
         f" − {number(-x)}" if number(x).startswith("−") else f" + {number(x)}" for x in parts[1:]
     )
@@ -357,7 +407,7 @@ def test_lines_stand_below_the_text(explanation: Explanation) -> None:
 
 def test_lines_of_units(scanned: tuple[Scan, tuple[Excerpt, ...]]) -> None:
     lines = describe_scan(*scanned, width=70)
-    best = [t[0] for t in scanned[0].ranking if t[0].strength >= 0.2]
+    best = [t[0] for t in scanned[0].ranking if t[0].follows]
     for tracking in best:
         start = f"{tracking.feature.name}: layer {tracking.layer}, unit {tracking.unit}, "
         assert any(line.startswith(start) for line in lines)

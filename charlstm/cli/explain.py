@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,8 +42,8 @@ corpus_option = click.option(
     "--corpus",
     type=CorpusName(),
     metavar="FILE",
-    help="Text to find the units in.  [default: the model's own if it is at hand, else one that "
-    "it writes]",
+    help="Text to find the units in; - for stdin.  [default: the model's own if it is at hand, "
+    "else one that it writes]",
 )
 output_option = click.option(
     "-o",
@@ -107,10 +108,10 @@ output_option = click.option(
 @click.option(
     "--max-characters",
     metavar="N",
-    type=click.IntRange(1, 5_000),
+    type=click.IntRange(1, 2_000),
     default=300,
     show_default=True,
-    help="What is longer is cut; a page has 14 bytes for each character and unit.",
+    help="What is longer is cut. A page has 16 KB for each character of two layers of 300 units.",
 )
 @corpus_option
 @click.option(
@@ -161,6 +162,8 @@ def explain(
 
     if seed_text is not None and seed_file is not None:
         raise click.UsageError("--seed and --seed-file exclude each other")
+    if corpus == "-" and str(seed_file) == "-":
+        raise click.UsageError("--corpus and --seed-file cannot both read stdin")
     _check_output(output)
     if seed_file is not None:
         seed_text = read_seed_file(seed_file)
@@ -189,7 +192,10 @@ def explain(
             sampling=sampling,
             progress=progress,
         )
-    if explanation.n_left_out and not quiet:
+    # What nobody would see was not written.
+    n_left_out = len(seed) + length - len(explanation.text)
+    explanation = dataclasses.replace(explanation, n_left_out=n_left_out)
+    if n_left_out and not quiet:
         note(
             f"the first {max_characters:,} of {len(seed) + length:,} characters are shown; "
             "--max-characters shows more"
@@ -310,8 +316,8 @@ def _scan_text(checkpoint: Checkpoint, corpus: str | None, limit: int | None) ->
 
     if corpus is None:
         return find_scan_text(checkpoint, limit=limit)
-    path = find_corpus(corpus)
-    if path.is_dir():
+    path = None if corpus == "-" else find_corpus(corpus)
+    if path is not None and path.is_dir():
         raise InputError(f"{printable(corpus)} is a folder", hint="give the text itself")
     return read_scan_text(checkpoint, path, limit=limit)
 

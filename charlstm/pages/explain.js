@@ -5,14 +5,19 @@
   const QUANTITIES = ["forget", "input", "candidate", "output", "cell", "hidden"];
   const arrays = {};
   for (const [name, packed] of Object.entries(data.arrays)) {
-    const bytes = Uint8Array.from(atob(packed.data), (c) => c.charCodeAt(0));
-    arrays[name] = packed.scale
-      ? Float32Array.from(new Int16Array(bytes.buffer), (v) => v / packed.scale)
-      : new Float32Array(bytes.buffer);
+    arrays[name] = new Float32Array(Uint8Array.from(atob(packed), (c) => c.charCodeAt(0)).buffer);
   }
-  const at = (name, layer, t, unit) => arrays[name][(layer * n + t) * data.units + unit];
+  // Of the gates and the candidate the page holds the sums.
+  const stored = (name, layer, t, unit) => arrays[name][(layer * n + t) * data.units + unit];
+  const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+  const at = (name, layer, t, unit) => {
+    if (name === "cell") return stored(name, layer, t, unit);
+    if (name === "candidate") return Math.tanh(stored(name, layer, t, unit));
+    if (name !== "hidden") return sigmoid(stored(name, layer, t, unit));
+    return at("output", layer, t, unit) * Math.tanh(at("cell", layer, t, unit));
+  };
   const cellBefore = (layer, t, unit) =>
-    arrays.cell_before ? at("cell_before", layer, t, unit) : t ? at("cell", layer, t - 1, unit) : 0;
+    arrays.cell_before ? stored("cell_before", layer, t, unit) : t ? at("cell", layer, t - 1, unit) : 0;
   const element = (id) => document.getElementById(id);
   const make = (tag, text, className) => {
     const made = document.createElement(tag);
@@ -22,40 +27,48 @@
   };
   const num = (x, digits = 2) =>
     (Math.abs(x) < 0.5 * 10 ** -digits ? 0 : x).toFixed(digits).replace("-", "\u2212");
-  const bracket = (x) => (x < 0 && num(x) !== num(0) ? `(${num(x)})` : num(x));
-  const plus = (x) => (num(x).startsWith("\u2212") ? ` \u2212 ${num(-x)}` : ` + ${num(x)}`);
+  // Four places in equations, so that a reader who does the sum gets the same.
+  const exact = (x) => num(x, 4);
+  const bracket = (x) => (exact(x).startsWith("\u2212") ? `(${exact(x)})` : exact(x));
+  const plus = (x) => (exact(x).startsWith("\u2212") ? ` \u2212 ${exact(-x)}` : ` + ${exact(x)}`);
   const NAMES = { "\n": "line feed", " ": "space", "\t": "tab" };
   const SHORT = { "\n": "\u21b5", " ": "\u2423", "\t": "\u21e5" };
-  const nameOf = (c) => NAMES[c] || c;
-  const shortOf = (c) => SHORT[c] || c;
+  const nameOf = (c) => NAMES[c] || data.shown[c] || c;
+  const shortOf = (c) => SHORT[c] || data.shown[c] || c;
 
   // What is shown, and what stays when the pointer leaves.
   const state = { t: 0, layer: data.telling[0].layer - 1, unit: data.telling[0].unit };
-  let pinned = 0;
+  let pinned = { ...state };
 
   const texts = [...document.querySelectorAll(".text")].map((text) => [...text.querySelectorAll("i")]);
 
   function showExpected() {
     const { t } = state;
-    const c = data.characters[t];
-    element("after").textContent = `After ${JSON.stringify(data.characters.slice(Math.max(0, t - 11), t + 1).join(""))}`;
+    const bits = data.bits[t];
+    const said = (row) => row.map(([l, p]) => `${shortOf(l)} ${num(100 * p, 1)}%`).join(", ");
+    element("at").textContent = `This character: ${shortOf(data.characters[t])}`;
+    element("came").textContent =
+      bits === null
+        ? "It is the first one: nothing was expected yet."
+        : `It came as a surprise of ${num(bits)} bits. Expected in its place: ${said(data.likeliest[t - 1])}.`;
+    const before = data.characters.slice(Math.max(0, t - 11), t + 1).map(shortOf).join("");
+    element("after").textContent = `What may come after \u201c${before}\u201d`;
     const list = element("likeliest");
     list.replaceChildren();
     const next = data.characters[t + 1];
     for (const [character, p] of data.likeliest[t]) {
+      const row = make("div", undefined, "choice");
+      row.setAttribute("role", "listitem");
       const bar = make("span", undefined, "bar" + (character === next ? " came" : ""));
       bar.style.width = `${Math.max(1, 100 * p)}%`;
       const label = make("b", shortOf(character));
-      label.setAttribute("aria-label", nameOf(character));
-      list.append(label, bar, make("span", `${num(100 * p, 1)}%`, "p"));
+      label.setAttribute("aria-hidden", "true");
+      const name = make("span", nameOf(character), "hidden");
+      const share = make("span", `${num(100 * p, 1)}%`, "p");
+      row.append(label, name, bar, share);
+      if (character === next) row.append(make("span", "came next", "hidden"));
+      list.append(row);
     }
-    const bits = data.bits[t];
-    const nextBits = t + 1 < n ? data.bits[t + 1] : null;
-    element("came").textContent =
-      (bits === null
-        ? `\u201c${shortOf(c)}\u201d is the first character: nothing was expected yet.`
-        : `\u201c${shortOf(c)}\u201d came as a surprise of ${num(bits)} bits.`) +
-      (nextBits === null ? "" : ` Next came \u201c${shortOf(next)}\u201d (${num(nextBits)} bits).`);
     return bits;
   }
 
@@ -66,34 +79,37 @@
     const telling = data.telling.find((u) => u.layer - 1 === layer && u.unit === unit);
     const body = element("equations").tBodies[0];
     body.replaceChildren();
-    const line = (label, symbol, text, result, group) => {
+    const line = (label, symbol, formula, text, result, group) => {
       const row = make("tr", undefined, group ? "group" : undefined);
-      row.append(make("th", label), make("td", symbol), make("td", text), make("td", `= ${num(result)}`, "value"));
+      const sum = make("td");
+      sum.append(make("span", formula, "formula"), make("span", `= ${text}`));
+      row.append(make("th", label), make("td", symbol), sum, make("td", `= ${exact(result)}`, "value"));
       row.cells[0].scope = "row";
       body.append(row);
     };
-    const sum = (name, result) => {
-      if (telling) {
-        const terms = telling.terms[name];
-        return num(terms.below[t]) + plus(terms.own[t]) + plus(terms.bias);
-      }
-      const x = name === "candidate" ? Math.atanh(result) : Math.log(result / (1 - result));
-      return Number.isFinite(x) ? num(x) : result > 0.5 ? "large" : "\u2212large";
+    const gate = (label, symbol, of, name) => {
+      const terms = telling && telling.terms[name];
+      const sum = terms
+        ? exact(terms.below[t]) + plus(terms.own[t]) + plus(terms.bias)
+        : exact(stored(name, layer, t, unit));
+      line(label, symbol, `${of}(x\u00b7W + h\u209c\u208b\u2081\u00b7U + b)`, `${of}(${sum})`, value[name]);
     };
-    const x = layer ? `h of layer ${layer}` : "the character";
-    const meaning = telling ? `  [${x} + h\u209c\u208b\u2081 + bias]` : "";
-    line("forget gate", "f", `\u03c3(${sum("forget", value.forget)})${meaning}`, value.forget);
-    line("input gate", "i", `\u03c3(${sum("input", value.input)})`, value.input);
-    line("candidate", "g", `tanh(${sum("candidate", value.candidate)})`, value.candidate);
-    line("output gate", "o", `\u03c3(${sum("output", value.output)})`, value.output);
-    line("cell state", "c\u209c", `f\u00b7c\u209c\u208b\u2081 + i\u00b7g = ${num(value.forget)}\u00b7${bracket(before)} + ${num(value.input)}\u00b7${bracket(value.candidate)}`, value.cell, true);
-    line("hidden state", "h\u209c", `o\u00b7tanh(c\u209c) = ${num(value.output)}\u00b7${bracket(Math.tanh(value.cell))}`, value.hidden);
+    gate("forget gate", "f", "\u03c3", "forget");
+    gate("input gate", "i", "\u03c3", "input");
+    gate("candidate", "g", "tanh", "candidate");
+    gate("output gate", "o", "\u03c3", "output");
+    line("cell state", "c\u209c", "f\u00b7c\u209c\u208b\u2081 + i\u00b7g",
+      `${exact(value.forget)}\u00b7${bracket(before)} + ${exact(value.input)}\u00b7${bracket(value.candidate)}`,
+      value.cell, true);
+    line("hidden state", "h\u209c", "o\u00b7tanh(c\u209c)",
+      `${exact(value.output)}\u00b7${bracket(Math.tanh(value.cell))}`, value.hidden);
     const percent = (p) => `${Math.round(100 * p)}%`;
     const sentence =
       `At \u201c${shortOf(data.characters[t])}\u201d unit ${unit} of layer ${layer + 1} keeps ${percent(value.forget)} of its memory ` +
-      `(${num(before)}), lets in ${percent(value.input)} of the candidate (${num(value.candidate)}), so the memory ` +
-      `becomes ${num(value.cell)}, and shows ${percent(value.output)} of it: ${num(value.hidden)}.` +
-      (telling && telling.name ? ` It follows: ${telling.name}.` : "");
+      `(${num(before)}) and lets in ${percent(value.input)} of the candidate (${num(value.candidate)}), so the memory ` +
+      `becomes ${num(value.cell)}. The tanh brings that to ${num(Math.tanh(value.cell))}, and the output gate shows ` +
+      `${percent(value.output)} of it: ${num(value.hidden)}.` +
+      (telling && telling.name ? ` The unit follows: ${telling.name}.` : "");
     element("sentence").textContent = sentence;
   }
 
@@ -145,12 +161,8 @@
         };
       };
       holder.addEventListener("pointermove", (event) => show(place(event)));
-      holder.addEventListener("click", (event) => {
-        const to = place(event);
-        pinned = to.t;
-        show(to);
-      });
-      holder.addEventListener("pointerleave", () => show({ t: pinned }));
+      holder.addEventListener("click", (event) => pin(place(event)));
+      holder.addEventListener("pointerleave", () => show(pinned));
       maps.push(map);
     }
     drawMaps();
@@ -182,20 +194,24 @@
     if (document.activeElement !== element("number")) element("number").value = state.unit;
   }
 
-  const move = (t) => {
-    pinned = Math.min(n - 1, Math.max(0, t));
-    show({ t: pinned });
-  };
+  // Hovering shows, and what was chosen comes back; choosing stays.
+  function pin(changes) {
+    show(changes);
+    pinned = { ...state };
+  }
+  const move = (t) => pin({ ...pinned, t: Math.min(n - 1, Math.max(0, t)) });
   const nextUnit = (by) => {
-    const index = data.telling.findIndex((u) => u.layer - 1 === state.layer && u.unit === state.unit);
-    const to = data.telling[(index + by + data.telling.length) % data.telling.length];
-    show({ layer: to.layer - 1, unit: to.unit });
+    const { layer, unit } = pinned;
+    const index = data.telling.findIndex((u) => u.layer - 1 === layer && u.unit === unit);
+    const from = index < 0 && by < 0 ? 0 : index;
+    const to = data.telling[(from + by + data.telling.length) % data.telling.length];
+    pin({ ...pinned, layer: to.layer - 1, unit: to.unit });
   };
   const KEYS = {
-    ArrowRight: () => move(pinned + 1),
-    ArrowLeft: () => move(pinned - 1),
-    PageDown: () => move(pinned + 10),
-    PageUp: () => move(pinned - 10),
+    ArrowRight: () => move(pinned.t + 1),
+    ArrowLeft: () => move(pinned.t - 1),
+    PageDown: () => move(pinned.t + 10),
+    PageUp: () => move(pinned.t - 10),
     Home: () => move(0),
     End: () => move(n - 1),
     ArrowDown: () => nextUnit(1),
@@ -220,28 +236,27 @@
     });
     text.addEventListener("click", (event) => {
       const to = place(event);
-      if (!to) return;
-      pinned = to.t;
-      show(to);
+      if (to) pin(to);
     });
-    text.addEventListener("pointerleave", () => show({ t: pinned }));
+    text.addEventListener("pointerleave", () => show(pinned));
   }
-  element("back").addEventListener("click", () => move(pinned - 1));
-  element("on").addEventListener("click", () => move(pinned + 1));
+  element("back").addEventListener("click", () => move(pinned.t - 1));
+  element("on").addEventListener("click", () => move(pinned.t + 1));
   element("unit").addEventListener("change", (event) => {
-    const to = data.telling[Number(event.target.value)];
-    if (to) show({ layer: to.layer - 1, unit: to.unit });
+    const to = data.telling[event.target.value];
+    if (to) pin({ ...pinned, layer: to.layer - 1, unit: to.unit });
+    else element("number").focus(); // "another": which, is typed there
   });
   for (const id of ["layer", "number"]) {
     element(id).addEventListener("change", () => {
-      const layer = Number(element("layer").value) - 1;
-      const unit = Number(element("number").value);
-      if (!Number.isInteger(layer) || layer < 0 || layer >= data.layers) return;
-      if (!Number.isInteger(unit) || unit < 0 || unit >= data.units) return;
-      show({ layer, unit });
+      const within = (value, most) => Math.min(most, Math.max(0, Math.round(Number(value) || 0)));
+      const layer = within(element("layer").value - 1, data.layers - 1);
+      const unit = within(element("number").value, data.units - 1);
+      element("layer").value = layer + 1;
+      element("number").value = unit;
+      pin({ ...pinned, layer, unit });
     });
   }
   prepareMaps();
-  show({ t: Math.min(n - 1, data.start) });
-  pinned = state.t;
+  pin({ t: Math.min(n - 1, Math.max(0, data.start)) });
 })();
