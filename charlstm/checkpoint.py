@@ -339,12 +339,13 @@ def load_training_state(info: CheckpointInfo) -> TrainingState:
         CheckpointError: If it was saved without, or a file is missing, not
             what was saved, or does not fit the configuration.
     """
+    config = load_config(info)
     if not info.has_state:
+        recipe = "" if config["recipe"] == "default" else f" --recipe {config['recipe']}"
         raise CheckpointError(
             f"{shown(info.path)} holds no training state: it can write, not be resumed",
-            hint="charlstm train TEXT --from MODEL begins with its weights",
+            hint=f"charlstm train TEXT --from MODEL{recipe} begins with its weights",
         )
-    config = load_config(info)
     shapes = state_shapes(NetworkConfig(**config["network"]), TrainingConfig(**config["training"]))
     del config  # as in `load_checkpoint`
     trainer = _load_object(info, TRAINER)

@@ -45,6 +45,8 @@ FORMAT_VERSION = 1
 PREPARED_FOLDER = "prepared"
 CORPORA_FOLDER = "corpora"
 MIN_VAL_CHARACTERS = 2  # the first is never scored
+N_SEED_WINDOWS = 100
+MAX_SEED_CHARACTERS = 200_000
 
 Progress = Callable[[int, int], None]
 
@@ -102,6 +104,42 @@ class Corpus:
             The text.
         """
         return self.vocabulary.decode(self.ids[start:stop])
+
+    def seed_windows(self, *, n_train: int, seq_length: int, random_seed: int) -> list[str]:
+        """Draw windows for a model to begin from where it is given no seed text.
+
+        Args:
+            n_train: Characters of the training part, from which they are.
+            seq_length: Characters in a window.
+            random_seed: Fixes which.
+
+        Returns:
+            As many as a checkpoint has room for, in the order of the text.
+        """
+        rng = np.random.default_rng(random_seed)
+        # As many as fit the limit on config.json, whatever their characters.
+        n_windows = max(1, min(N_SEED_WINDOWS, MAX_SEED_CHARACTERS // seq_length))
+        starts = rng.integers(n_train - seq_length + 1, size=n_windows)
+        return [self.text(start, start + seq_length) for start in sorted(set(starts.tolist()))]
+
+    def describe(self, split: Split) -> dict[str, Any]:
+        """Say what a checkpoint remembers of its text, `corpus` in its `config.json`.
+
+        Args:
+            split: Where the held-out tail begins.
+
+        Returns:
+            Plain values.
+        """
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "path": str(self.path.resolve()),
+            "characters": len(self.ids),
+            "train_characters": split.train_characters,
+            "val_characters": split.val_characters,
+            "options": dataclasses.asdict(self.options),
+        }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

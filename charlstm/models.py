@@ -17,7 +17,6 @@ import importlib.resources
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,13 @@ from charlstm.errors import (
     printable,
 )
 from charlstm.logs import HISTORY, LOGS, read_log
-from charlstm.storage import is_plain, make_folder, make_hidden_folder, remove, shown
+from charlstm.storage import (
+    is_plain,
+    make_hidden_folder,
+    make_writable_folder,
+    remove,
+    shown,
+)
 
 CHECKPOINTS_FOLDER = "checkpoints"
 DEFAULT_SHIPPED = "macbeth"
@@ -423,10 +428,8 @@ def lock_model(model: Path) -> Iterator[None]:
 
     refuse_shipped(model)
     try:
-        make_folder(model)
         # Refuses a read-only folder now, not after a night of training.
-        with tempfile.TemporaryFile(dir=model):
-            pass
+        make_writable_folder(model)
         # A link would be followed, and a device acts on being opened.
         if os.path.lexists(model / _LOCK) and not is_plain(model / _LOCK):
             raise OutputError(

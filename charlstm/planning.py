@@ -11,6 +11,7 @@ import dataclasses
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from charlstm.checkpoint import (
@@ -41,6 +42,7 @@ from charlstm.errors import (
     CorpusError,
     InputError,
     ModelExistsError,
+    OutputError,
     printable,
 )
 from charlstm.models import (
@@ -54,7 +56,7 @@ from charlstm.models import (
     refuse_shipped,
 )
 from charlstm.reading import CorpusOptions
-from charlstm.storage import is_portable_name, portable_name, shown
+from charlstm.storage import is_portable_name, make_writable_folder, portable_name, shown
 
 SMALL_TEXT = 15_000  # characters to train on
 _NETWORK_OPTIONS = ("units", "layers", "seq_length")
@@ -145,16 +147,11 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
     recipe = request.recipe or "default"
     choices = _training_config(recipe, request, n_train=1_000_000)
     source = None if request.corpus == "-" else find_corpus(request.corpus)
-    model = _model_folder(request, source)
-    refuse_shipped(model)
+    model = model_folder(request.model, source)
+    check_model_folder(model, overwrite=request.overwrite)
     notes: list[str] = []
-    if holds_model(model):
-        if not request.overwrite:
-            raise _model_exists(model)
-    elif request.resume:
+    if request.resume and not holds_model(model):
         notes.append(f"{shown(model)} has no checkpoint yet: starting from the beginning")
-    _refuse_foreign_folder(model)
-    _refuse_unportable_name(model)
     start_from = _open_start(request, recipe, notes)
 
     options = _text_options(request, lowercase=choices.lowercase)
@@ -164,10 +161,10 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
         shape = {name: source_network[name] for name in _NETWORK_OPTIONS} | shape
     seq_length = shape.get("seq_length", NetworkConfig(vocabulary_size=2).seq_length)
     val_fraction = choices.val_fraction
-    corpus = _prepared(
+    corpus = prepare_text(
         source,
         options,
-        request,
+        typed=request.typed,
         seq_length=seq_length,
         val_fraction=val_fraction,
         progress=progress,
@@ -219,11 +216,32 @@ def _nothing_to_resume(shipped: Path) -> InputError:
     )
 
 
-def _model_exists(model: Path) -> ModelExistsError:
+def _model_exists(model: Path, *, can_resume: bool = True) -> ModelExistsError:
+    goes_on = "--resume goes on with it, " if can_resume else ""
     return ModelExistsError(
         f"the model {shown(model)} exists",
-        hint="--resume goes on with it, --overwrite replaces it, --model names another",
+        hint=f"{goes_on}--overwrite replaces it, --model names another",
     )
+
+
+def check_model_folder(model: Path, *, overwrite: bool, can_resume: bool = True) -> None:
+    """Check that a new model can be put somewhere.
+
+    Args:
+        model: The folder, which may not exist.
+        overwrite: Whether a model that is there may be replaced.
+        can_resume: Whether the command could go on with it instead, for the hint.
+
+    Raises:
+        InputError: If the folder is of a model that ships, or is something
+            else, or has a name that some system refuses.
+        ModelExistsError: If there is a model that may not be replaced.
+    """
+    refuse_shipped(model)
+    if holds_model(model) and not overwrite:
+        raise _model_exists(model, can_resume=can_resume)
+    _refuse_foreign_folder(model)
+    _refuse_unportable_name(model)
 
 
 def check_unchanged(plan: TrainingPlan, *, overwrite: bool) -> None:
@@ -242,6 +260,30 @@ def check_unchanged(plan: TrainingPlan, *, overwrite: bool) -> None:
             raise _model_exists(plan.model)
     elif list_checkpoints(plan.model)[-1].step > max(plan.resume_from.step, plan.newest_step):
         raise InputError(f"another run has gone on with {shown(plan.model)}", hint="try again")
+
+
+def make_tensorboard_folder(root: Path, model: Path) -> Path:
+    """Make the folder for a run's events, before minutes are lost to one that cannot be written.
+
+    Args:
+        root: What TensorBoard is started with; it compares the folders in it.
+        model: The model's folder, whose name the run gets.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    folder = root / model.resolve().name
+    try:
+        make_writable_folder(folder)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {shown(folder)}: {error.strerror or error}",
+            hint="give --tensorboard another folder",
+        ) from error
+    return folder
 
 
 def _open_start(
@@ -288,9 +330,18 @@ def _refuse_unportable_name(model: Path) -> None:
                 )
 
 
-def _model_folder(request: TrainingRequest, source: Path | None) -> Path:
-    if request.model is not None:
-        return model_path(request.model)
+def model_folder(name: str | None, source: Path | None) -> Path:
+    """Say where the model of a text goes.
+
+    Args:
+        name: As given to `--model`; None to name it after the text.
+        source: The text or prepared folder; None for stdin.
+
+    Returns:
+        The folder, which may not exist.
+    """
+    if name is not None:
+        return model_path(name)
     if source is not None and source.is_dir():
         return model_path(load_corpus(source).name)
     return model_path(corpus_name(source))
@@ -316,20 +367,37 @@ def _text_options(request: TrainingRequest, *, lowercase: bool) -> CorpusOptions
     return CorpusOptions(**({"lowercase": lowercase} | typed))
 
 
-def _prepared(
+def prepare_text(
     source: Path | None,
     options: CorpusOptions,
-    request: TrainingRequest,
     *,
     seq_length: int,
     val_fraction: float,
     progress: Progress | None,
+    typed: Mapping[str, Any] = MappingProxyType({}),
 ) -> Corpus:
+    """Prepare a text to train on in `prepared/`, or take a folder that is prepared.
+
+    Args:
+        source: The text or prepared folder; None for stdin.
+        options: How the text is read.
+        seq_length: Window length.
+        val_fraction: Share held out.
+        progress: Told how far it is.
+        typed: Options that were given, which a prepared folder must have.
+
+    Returns:
+        The prepared text.
+
+    Raises:
+        CorpusError: If the text cannot be used, or was prepared with other options.
+        OutputError: If it cannot be written.
+    """
     if source is not None and source.is_dir():
         corpus = load_corpus(source)
         for name in _OPTIONS_OF_TEXT:
             has, wants = getattr(corpus.options, name), getattr(options, name)
-            is_wanted = name in request.typed or (name == "lowercase" and wants)
+            is_wanted = name in typed or (name == "lowercase" and wants)
             if is_wanted and has != wants:
                 raise CorpusError(
                     f"{shown(source)} was prepared with {name} {has}, not {wants}",
@@ -393,10 +461,9 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
     config = dataclasses.replace(config, **allowed)
     is_text = source is not None and not source.is_dir()
     if is_text or (request.corpus == "-" and not _is_stored(about)):
-        corpus = _prepared(
+        corpus = prepare_text(
             source,
             checkpoint.text_options,
-            dataclasses.replace(request, typed={}),
             seq_length=network.seq_length,
             val_fraction=config.val_fraction,
             progress=progress,
@@ -452,7 +519,7 @@ def _resumed_model(request: TrainingRequest, source: Path | None, is_missing: bo
     elif is_missing:
         model = model_path(corpus_name(Path(request.corpus)))
     else:
-        model = _model_folder(request, source)
+        model = model_folder(request.model, source)
     return model if holds_model(model) else None
 
 

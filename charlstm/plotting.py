@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import tempfile
 import textwrap
 import warnings
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from charlstm.errors import CharlstmError, InputError, OutputError, printable
 from charlstm.logs import HISTORY, SAMPLES, read_log
-from charlstm.storage import put_in_place, shown
+from charlstm.storage import atomic_file, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,10 +89,22 @@ def read_curve(model: Path) -> Curve:
         learning_rate=column("learning_rate"),
         chars_per_second=column("chars_per_second"),
         steps=tuple(int(_number(record.get("step"), default=0)) for record in records),
-        samples=tuple(
-            (int(_number(record.get("step"), default=0)), str(record.get("text", "")))
-            for record in read_log(model, SAMPLES)
-        ),
+        samples=read_samples(model),
+    )
+
+
+def read_samples(model: Path) -> tuple[tuple[int, str], ...]:
+    """Read what a model wrote while it was trained.
+
+    Args:
+        model: The model's folder.
+
+    Returns:
+        `(step, text)` of each sample, in order; none if it has no such log.
+    """
+    return tuple(
+        (int(_number(record.get("step"), default=0)), str(record.get("text", "")))
+        for record in read_log(model, SAMPLES)
     )
 
 
@@ -297,19 +307,10 @@ def save_figure(figure: Figure, path: Path) -> None:
             f"{shown(path)} does not end in one of {', '.join(FORMATS)}",
             hint="the ending says which kind of picture it is to be",
         )
-    name = None
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}-", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file, warnings.catch_warnings():
+        with atomic_file(path) as file, warnings.catch_warnings():
             # A sample may have characters that the font has not: boxes say enough.
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
             figure.savefig(file, format=path.suffix[1:].lower(), dpi=150)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        put_in_place(Path(name), path)
     except OSError as error:
         raise OutputError(f"cannot write {shown(path)}: {error.strerror or error}") from error
-    finally:
-        if name is not None and Path(name).exists():
-            Path(name).unlink()

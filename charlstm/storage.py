@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from charlstm.errors import CheckpointError, printable
 
@@ -170,10 +171,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_text(path: Path) -> Iterator[TextIO]:
-    """Write a text file that appears whole, in place of what was there.
-
-    Until then what was there is untouched. An interrupted text is kept beside
-    it, with `.partial` after its name, unless it is empty.
+    """Write a text file that appears whole, as `atomic_file` does.
 
     Args:
         path: The file; a link's target is replaced, not the link.
@@ -184,13 +182,36 @@ def atomic_text(path: Path) -> Iterator[TextIO]:
     Raises:
         OSError: If it cannot be written.
     """
+    with atomic_file(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
+        try:
+            yield text
+        finally:
+            text.flush()
+            text.detach()
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears whole, in place of what was there.
+
+    Until then what was there is untouched. What an interruption left is kept
+    beside it, with `.partial` after its name, unless it is empty.
+
+    Args:
+        path: The file; a link's target is replaced, not the link.
+
+    Yields:
+        The file to write to.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     target = path.resolve()
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:100]}-", dir=target.parent)
     interrupted: KeyboardInterrupt | None = None
     try:
-        with open(  # noqa: PTH123 (a descriptor)
-            descriptor, "w", encoding="utf-8", errors="backslashreplace", newline=""
-        ) as file:
+        with os.fdopen(descriptor, "wb") as file:
             try:
                 yield file
             except KeyboardInterrupt as interrupt:
@@ -252,6 +273,20 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         sync_folder(folder.parent)
+
+
+def make_writable_folder(path: Path) -> None:
+    """Make a folder that is missing, and find out now whether it can be written.
+
+    Args:
+        path: The folder, which may exist.
+
+    Raises:
+        OSError: If it cannot be made or written.
+    """
+    make_folder(path)
+    with tempfile.TemporaryFile(dir=path):
+        pass
 
 
 def put_in_place(source: Path, target: Path) -> None:

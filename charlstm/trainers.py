@@ -163,6 +163,12 @@ class Trainer(abc.ABC):
         network: The network's shape.
         config: How to train it.
         train_ids: `(characters,)` ids to learn from.
+
+    Attributes:
+        model: The network.
+        batches: Which characters come in which step.
+        gradient_norm: Length of the last step's gradient before it was
+            clipped, on the device that took the step; NaN before the first.
     """
 
     model: keras.Model
@@ -177,6 +183,7 @@ class Trainer(abc.ABC):
         self.build(train_ids)
         self.optimizer = FusedAdam(config.learning_rate)
         self.optimizer.build(self.model.trainable_variables)
+        self.gradient_norm: tf.Tensor = tf.constant(math.nan)
 
     @abc.abstractmethod
     def build(self, train_ids: np.ndarray) -> None:
@@ -276,7 +283,7 @@ class StreamTrainer(Trainer):
         states: States,
         step: tf.Tensor,
         learning_rate: tf.Tensor,
-    ) -> tuple[tf.Tensor, States]:
+    ) -> tuple[tf.Tensor, tf.Tensor, States]:
         after: list[States] = []
         nats = []
         with tf.GradientTape() as tape:
@@ -300,7 +307,7 @@ class StreamTrainer(Trainer):
             gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_norm, use_norm=norm)
         self.optimizer.learning_rate.assign(learning_rate)
         self.optimizer.apply(gradients, variables)
-        return _loss_of_finite_step(loss, norm), _join(after)
+        return _loss_of_finite_step(loss, norm), norm, _join(after)
 
     def _parts(self, n_rows: int) -> list[slice]:
         """Cut rows into a part for each thread; they run side by side."""
@@ -318,7 +325,7 @@ class StreamTrainer(Trainer):
             total_steps=state.total_steps,
             peak=self.config.learning_rate * state.learning_rate_scale,
         )
-        loss, self.states = self._step(
+        loss, self.gradient_norm, self.states = self._step(
             tf.constant(inputs),
             tf.constant(targets),
             self.states,
@@ -415,7 +422,7 @@ class ArticleTrainer(Trainer):
             autograph=False,
         )
 
-    def _one_step(self, inputs: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    def _one_step(self, inputs: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         size = self.network.vocabulary_size
         with tf.GradientTape() as tape:
             probabilities = self.model(article_inputs(inputs, size), training=True)
@@ -424,7 +431,8 @@ class ArticleTrainer(Trainer):
         variables = self.model.trainable_variables
         gradients = tape.gradient(loss, variables)
         self.optimizer.apply(gradients, variables)
-        return _loss_of_finite_step(loss, tf.linalg.global_norm(gradients))
+        norm = tf.linalg.global_norm(gradients)
+        return _loss_of_finite_step(loss, norm), norm
 
     def _state_variables(self) -> dict[str, keras.Variable]:
         """Add the states of Keras's dropout generators."""
@@ -437,7 +445,8 @@ class ArticleTrainer(Trainer):
         """Take one step on the next batch of shuffled windows."""
         inputs, targets, _ = self.batches.batch(state.step)
         self.optimizer.learning_rate.assign(self.config.learning_rate * state.learning_rate_scale)
-        return float(self._step(tf.constant(inputs), tf.constant(targets))), targets.size
+        loss, self.gradient_norm = self._step(tf.constant(inputs), tf.constant(targets))
+        return float(loss), targets.size
 
     def evaluate(self, ids: np.ndarray, *, max_chunks: int | None = None) -> float:
         """Return nats/char with the window sliding over the text; nothing is traced."""

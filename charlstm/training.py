@@ -42,6 +42,7 @@ from charlstm.engine import LSTMStep
 from charlstm.errors import CheckpointError, TrainingError
 from charlstm.generation import Voice, write_texts
 from charlstm.logs import HISTORY, LOGS, SAMPLES, append_log, cut_logs, replace_logs
+from charlstm.machine import describe_machine
 from charlstm.model import get_weights, set_weights, transfer_weights
 from charlstm.models import (
     best_checkpoint,
@@ -68,8 +69,6 @@ WORTH_TELLING_SECONDS = 5.0  # of a new plan
 KEPT_PLAN_TOLERANCE = 0.25
 MAX_TRAINING_EVALUATION = 200_000
 MAX_FINAL_EVALUATION = 1_000_000
-N_SEED_WINDOWS = 100
-MAX_SEED_CHARACTERS = 200_000
 SAMPLE_LENGTH = 160
 ARTICLE_SAMPLE_LENGTH = 60  # each character costs a window
 MAX_FAILURES = 3
@@ -161,6 +160,8 @@ class Run:
         resume_from: The checkpoint to go on from, or None to start.
         start_from: A model whose weights to begin with, or None.
         sample_every: Seconds between samples; 0 for none.
+        reserved: Seconds of a time budget that are kept for what comes after
+            the run.
         started: When the command began, by `clock`.
         clock: Seconds that only grow.
         should_stop: Asked after each step; True saves and stops.
@@ -177,6 +178,7 @@ class Run:
         resume_from: CheckpointInfo | None = None,
         start_from: Checkpoint | None = None,
         sample_every: float = 30.0,
+        reserved: float = 0.0,
         started: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         should_stop: Callable[[], bool] = lambda: False,
@@ -196,6 +198,7 @@ class Run:
             val_fraction=config.val_fraction,
             name=corpus.name,
         )
+        self.split = split
         self.n_train = split.train_characters
         self.val_ids = corpus.ids[split.train_characters :]
         self.trainer = make_trainer(network, config, corpus.ids[: split.train_characters])
@@ -218,7 +221,7 @@ class Run:
             clock,
             started=started,
             earlier=self.state.seconds,
-            budget=None if config.minutes is None else config.minutes * 60,
+            budget=None if config.minutes is None else max(0.0, config.minutes * 60 - reserved),
             tolerance=KEPT_PLAN_TOLERANCE if self.keeps_plan else PLAN_TOLERANCE,
             slack=PLAN_TOLERANCE if self.keeps_plan else 0.0,
         )
@@ -351,7 +354,7 @@ class Run:
             state.loss_sum += loss * n_chars
             state.loss_count += n_chars
             self.pace.count_step(seconds, n_chars, step=state.step)
-            self._report()
+            self._report(loss)
             self._plan_by_time()
             self._tell_duration()
             is_due = state.eval_every is not None and state.step % state.eval_every == 0
@@ -398,7 +401,7 @@ class Run:
             f"{self.pace.characters_per_second:,.0f} chars/s: about {left / 60:.1f} minutes left"
         )
 
-    def _report(self) -> None:
+    def _report(self, step_loss: float) -> None:
         state = self.state
         left = self.pace.seconds_left
         if state.total_steps is not None and self.pace.characters_per_second:
@@ -408,6 +411,9 @@ class Run:
                 step=state.step,
                 total_steps=state.total_steps,
                 epoch=self.epoch,
+                step_loss=step_loss,
+                # A microsecond: the step is over, its loss was waited for.
+                gradient_norm=float(self.trainer.gradient_norm),
                 train_loss=state.loss_sum / state.loss_count,
                 val_loss=state.val_loss,
                 chars_per_second=self.pace.characters_per_second,
@@ -453,6 +459,7 @@ class Run:
         self._log(HISTORY, record)
         self.good = self._point()
         self.reporter.evaluated(record)
+        self.reporter.network(state.step, self.good.weights)
         return tracing
 
     def _point(self) -> _Point:
@@ -520,6 +527,7 @@ class Run:
         )
         step = self.state.step
         self.pace.go_back(step)
+        self.reporter.went_back(step)
         self.saved_step = None
         if self.replaces_old:  # nothing of this run is in the folder yet
             self.held_records = [r for r in self.held_records if r[1]["step"] <= step]
@@ -596,29 +604,18 @@ class Run:
                 "keras": keras.__version__,
                 "numpy": np.__version__,
             },
+            "machine": describe_machine(),
             "recipe": self.config.recipe,
             "network": dataclasses.asdict(self.network),
             "training": dataclasses.asdict(self.config),
-            "corpus": {
-                "name": self.corpus.name,
-                "sha256": self.corpus.sha256,
-                "path": str(self.corpus.path.resolve()),
-                "characters": len(self.corpus.ids),
-                "train_characters": self.n_train,
-                "val_characters": len(self.val_ids),
-                "options": dataclasses.asdict(self.corpus.options),
-            },
+            "corpus": self.corpus.describe(self.split),
             "started_from": self.started_from,
-            "seed_windows": self._seed_windows(),
+            "seed_windows": self.corpus.seed_windows(
+                n_train=self.n_train,
+                seq_length=self.network.seq_length,
+                random_seed=self.config.random_seed,
+            ),
         }
-
-    def _seed_windows(self) -> list[str]:
-        length = self.network.seq_length
-        rng = np.random.default_rng(self.config.random_seed)
-        # As many as fit the limit on config.json, whatever their characters.
-        n_windows = max(1, min(N_SEED_WINDOWS, MAX_SEED_CHARACTERS // length))
-        starts = rng.integers(self.n_train - length + 1, size=n_windows)
-        return [self.corpus.text(start, start + length) for start in sorted(set(starts.tolist()))]
 
     def _begin_with(self, source: Checkpoint) -> None:
         model = self.trainer.model

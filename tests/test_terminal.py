@@ -21,6 +21,8 @@ def progress(step: int, **changes) -> Progress:
         "step": step,
         "total_steps": 200,
         "epoch": step / 40,
+        "step_loss": 1.5,
+        "gradient_norm": 0.25,
         "train_loss": 1.23456,
         "val_loss": 2.5,
         "chars_per_second": 23_456.0,

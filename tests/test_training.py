@@ -131,6 +131,7 @@ def test_step_is_clipped_truncated_backpropagation(training, trainers, corpus, t
         ours, n_chars = trainer.train_step(state)
         assert n_chars == 5 * 9
         assert ours == pytest.approx(float(loss), rel=1e-5)
+        assert float(trainer.gradient_norm) == pytest.approx(norm, rel=1e-4)  # before clipping
     for mine, theirs in zip(variables, trainer.model.trainable_variables, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
 

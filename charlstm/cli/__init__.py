@@ -17,10 +17,12 @@ from charlstm.cli.evaluate import evaluate
 from charlstm.cli.explain import explain, neurons
 from charlstm.cli.export import export
 from charlstm.cli.generate import generate
+from charlstm.cli.import_ import import_
 from charlstm.cli.info import info
 from charlstm.cli.main import CharlstmGroup
 from charlstm.cli.plot import plot
 from charlstm.cli.prepare import prepare
+from charlstm.cli.report import report
 from charlstm.cli.train import train
 
 
@@ -46,7 +48,9 @@ def cli() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-for _command in (prepare, train, generate, evaluate, explain, neurons, info, plot, export):
+for _command in (
+    prepare, train, generate, evaluate, explain, neurons, info, plot, report, export, import_
+):  # fmt: skip
     cli.add_command(_command)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import re
 import shlex
 import sys
@@ -32,6 +33,15 @@ def as_json_line(content: dict[str, Any]) -> str:
 def print_json(content: dict[str, Any]) -> None:
     """Print one object on one line."""
     click.echo(as_json_line(content), nl=False)
+
+
+def finite(value: Any) -> Any:
+    """Write what was not measured, which JSON has no number for, as null."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def note(message: str) -> None:
@@ -133,7 +143,11 @@ def open_output(path: Path | None, *, quiet: bool = False) -> Iterator[Callable[
 
 def model_argument(model: Path) -> str:
     """Return the option that names a model, ready to paste."""
+    return f" --model {shlex.quote(model_name(model))}"
+
+
+def model_name(model: Path) -> str:
+    """Return what `--model` is given to name a model."""
     from charlstm.models import CHECKPOINTS_FOLDER
 
-    name = model.name if model.parent == Path(CHECKPOINTS_FOLDER) else str(model)
-    return f" --model {shlex.quote(name)}"
+    return model.name if model.parent == Path(CHECKPOINTS_FOLDER) else str(model)

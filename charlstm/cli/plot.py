@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
-from typing import Any
 
 import click
 
 from charlstm.cli.options import ModelName, json_option
-from charlstm.cli.output import note, print_json
+from charlstm.cli.output import finite, note, print_json
 from charlstm.errors import CharlstmError, printable
 
 
@@ -51,7 +49,7 @@ def plot(
 
     curves = [read_curve(locate_model(name)) for name in models or (None,)]
     if as_json:
-        print_json({"models": [_as_json(dataclasses.asdict(curve)) for curve in curves]})
+        print_json({"models": [finite(dataclasses.asdict(curve)) for curve in curves]})
     elif output is None:
         for curve in curves:
             click.echo("\n".join(describe_curve(curve)))
@@ -66,12 +64,3 @@ def plot(
         raise
     save_figure(figure, output)
     note(f"plotted: {printable(str(output))}")
-
-
-def _as_json(value: Any) -> Any:
-    """Write what was not measured as null."""
-    if isinstance(value, dict):
-        return {key: _as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_json(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import os
+import shlex
 import signal
 import time
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +30,7 @@ from charlstm.cli.options import (
     without_none,
 )
 from charlstm.cli.output import model_argument, note, print_json
+from charlstm.cli.report import REPORT_SECONDS, choose_report_path, write_report
 from charlstm.config import TrainingConfig
 from charlstm.errors import printable
 
@@ -76,6 +80,7 @@ class _StopRequest:
         ],
         "How the text is read": ["encoding", "lowercase", "normalize", "keep_boilerplate"],
         "What is printed": ["sample_every", "as_json", "quiet"],
+        "What is written to look at": ["tensorboard", "html_report"],
     },
 )
 @click.argument("corpus", type=CorpusName(), required=False)
@@ -155,6 +160,21 @@ class _StopRequest:
     type=click.IntRange(1, 4_096),
     help="CPU cores to use.  [default: all that this process may use]",
 )
+@click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write losses, gates and samples to DIR/<model's name> for TensorBoard, which compares "
+    "the models in DIR.",
+)
+@click.option(
+    "--html-report",
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    help="Write a page about the model at the end, as `charlstm report` does.  "
+    "[default: <model's name>-report.html]",
+)
 @quiet_option
 @json_option
 @click.pass_obj
@@ -168,6 +188,8 @@ def train(
     overwrite: bool,
     start_from: str | None,
     sample_every: float,
+    tensorboard: Path | None,
+    html_report: str | None,
     quiet: bool,
     as_json: bool,
     **typed: Any,
@@ -187,7 +209,13 @@ def train(
     """
     from charlstm.backend import available_cores, start_tensorflow
     from charlstm.models import lock_model
-    from charlstm.planning import TrainingRequest, check_unchanged, plan_training
+    from charlstm.planning import (
+        TrainingRequest,
+        check_unchanged,
+        make_tensorboard_folder,
+        plan_training,
+    )
+    from charlstm.progress import Reporters
     from charlstm.terminal import make_reporter, show_progress
 
     for flag, is_given in (("--overwrite", overwrite), ("--from", start_from is not None)):
@@ -207,9 +235,15 @@ def train(
             ),
             progress=progress,
         )
+    report = None
+    if html_report is not None:
+        report = choose_report_path(html_report, plan.model)
+    events = None if tensorboard is None else make_tensorboard_folder(tensorboard, plan.model)
     if not quiet:
         for line in (*plan.notes, _describe_plan(plan)):
             note(line)
+        if tensorboard is not None:
+            note(_how_to_look(tensorboard))
     with lock_model(plan.model):
         check_unchanged(plan, overwrite=overwrite)
         stop = _StopRequest()
@@ -222,6 +256,11 @@ def train(
 
         reporter = make_reporter(quiet=quiet)
         try:
+            if events is not None:
+                from charlstm.tensorboard import open_tensorboard
+
+                written = open_tensorboard(events, plan, note=reporter.note)
+                reporter = Reporters([reporter, written])
             result = Run(
                 plan.corpus,
                 plan.network,
@@ -230,6 +269,7 @@ def train(
                 resume_from=plan.resume_from,
                 start_from=plan.start_from,
                 sample_every=sample_every,
+                reserved=0.0 if report is None else REPORT_SECONDS,
                 started=started or _IMPORTED,
                 should_stop=stop,
                 reporter=reporter,
@@ -245,8 +285,15 @@ def train(
             note(f"resume with: charlstm train --resume{model_argument(plan.model)}")
         else:
             note("nothing was trained yet, so nothing was saved")
-        return INTERRUPTED
-    return 0
+    if report is not None and result.steps:
+        write_report(plan.model, report, quiet=quiet)
+    return INTERRUPTED if result.stopped == "interrupted" else 0
+
+
+def _how_to_look(tensorboard: Path) -> str:
+    is_there = importlib.util.find_spec("tensorboard") is not None
+    first = "" if is_there else "pip install tensorboard && "
+    return f"to watch it: {first}tensorboard --logdir {shlex.quote(printable(str(tensorboard)))}"
 
 
 def _describe_plan(plan: TrainingPlan) -> str:
