@@ -165,6 +165,7 @@ class Run:
         started: When the command began, by `clock`.
         clock: Seconds that only grow.
         should_stop: Asked after each step; True saves and stops.
+        should_save: Asked after each step; True saves and goes on.
         reporter: Told what happens.
     """
 
@@ -182,6 +183,7 @@ class Run:
         started: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         should_stop: Callable[[], bool] = lambda: False,
+        should_save: Callable[[], bool] = lambda: False,
         reporter: Reporter | None = None,
     ) -> None:
         """Build the trainer and restore the checkpoint, if any."""
@@ -191,6 +193,7 @@ class Run:
         self.model = model
         self.sample_every = sample_every
         self.should_stop = should_stop
+        self.should_save = should_save
         self.reporter = reporter or Reporter()
         split = split_corpus(
             len(corpus.ids),
@@ -368,6 +371,9 @@ class Run:
                 self._save()
                 self.pace.count_evaluation(self.pace.seconds - before - tracing)
                 self._plan_by_time()
+            elif self.should_save():
+                self._save()
+                self.reporter.note(f"saved at step {state.step:,}, as was asked")
             elif self.pace.read() - self.last_save > CHECKPOINT_SECONDS:
                 self._save()
             self._maybe_sample()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import click
 
 from charlstm.cli.options import ModelName, json_option
-from charlstm.cli.output import note, print_json
+from charlstm.cli.output import finite, model_argument, note, print_json
 from charlstm.errors import CharlstmError, printable
 
 _SHIPPED = "ships with charlstm"
@@ -16,20 +17,33 @@ _SHIPPED = "ships with charlstm"
 @click.command()
 @click.argument("model", type=ModelName(), required=False)
 @click.option("--verify", is_flag=True, help="Check every byte and say what is damaged.")
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Watch the run that trains the model, from another terminal, until it ends.",
+)
 @json_option
-def info(model: str | None, verify: bool, as_json: bool) -> int:
+def info(model: str | None, verify: bool, follow: bool, as_json: bool) -> int:
     """Tell what a model is; without MODEL, list the models.
 
     With --verify every checkpoint is read and checked as if it were used, and
-    the exit code is 1 if one is damaged.
+    the exit code is 1 if one is damaged. With --follow it is 1 if the run was
+    killed or failed; Ctrl-C ends the watching and not the run.
 
     \b
     Examples:
       charlstm info macbeth
       charlstm info macbeth --verify
+      charlstm info macbeth --follow
     """
     from charlstm.models import describe_model, find_model, list_models, unshadowed_models
 
+    if follow and verify:
+        raise click.UsageError("--follow and --verify exclude each other")
+    if follow:
+        if model is None:
+            raise click.UsageError("--follow needs a MODEL")
+        return _follow(model, as_json=as_json)
     if verify:
         if model is None:
             raise click.UsageError("--verify needs a MODEL")
@@ -71,6 +85,40 @@ def info(model: str | None, verify: bool, as_json: bool) -> int:
             f"{_loss_text(entry)}  {' '.join(marks)}".rstrip()
         )
     return 0
+
+
+def _follow(name: str, *, as_json: bool) -> int:
+    from charlstm.models import model_path
+    from charlstm.progress import Reporter
+    from charlstm.status import Status, follow
+    from charlstm.terminal import make_reporter
+
+    def tell(status: Status) -> None:
+        if as_json:
+            print_json(
+                {
+                    "model": str(model.resolve()),
+                    "updated": status.updated,
+                    "stopped": status.stopped,
+                    "progress": finite(status.progress and dataclasses.asdict(status.progress)),
+                }
+            )
+
+    model = model_path(name)
+    reporter = Reporter() if as_json else make_reporter(quiet=False)
+    try:
+        status = follow(model, reporter, told=tell)
+    finally:
+        reporter.close()
+    at = "" if status.progress is None else f" at step {status.progress.step:,}"
+    if status.is_gone:
+        note(
+            f"the run is gone{at}: killed, or its machine went down; "
+            f"charlstm train --resume{model_argument(model)} goes on"
+        )
+    elif not as_json:
+        click.echo(f"ended{at}: {printable(str(status.stopped))}")
+    return 1 if status.is_gone or status.stopped == "failed" else 0
 
 
 def _verify(name: str, *, as_json: bool) -> int:

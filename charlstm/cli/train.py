@@ -36,6 +36,7 @@ from charlstm.errors import printable
 
 if TYPE_CHECKING:
     from charlstm.planning import TrainingPlan
+    from charlstm.status import SaveRequest
     from charlstm.training import TrainingResult
 
 _IMPORTED = time.monotonic()
@@ -198,7 +199,8 @@ def train(
 
     CORPUS is a text file, - for stdin, a folder made by `prepare`, or the name
     of a text in ./corpora/ or of one that ships with charlstm. With --resume it
-    may be left out. Ctrl-C saves a checkpoint and stops.
+    may be left out. Ctrl-C saves a checkpoint and stops; SIGUSR1, or a file
+    save-now in the model's folder, saves one and goes on.
 
     \b
     Examples:
@@ -216,6 +218,7 @@ def train(
         plan_training,
     )
     from charlstm.progress import Reporters
+    from charlstm.status import SaveRequest, StatusReporter
     from charlstm.terminal import make_reporter, show_progress
 
     for flag, is_given in (("--overwrite", overwrite), ("--from", start_from is not None)):
@@ -246,7 +249,8 @@ def train(
             note(_how_to_look(tensorboard))
     with lock_model(plan.model):
         check_unchanged(plan, overwrite=overwrite)
-        stop = _StopRequest()
+        stop, wanted = _StopRequest(), SaveRequest(plan.model)
+        _heed_save_signal(wanted)
         start_tensorflow(
             threads=plan.config.threads,
             random_seed=plan.config.random_seed,
@@ -255,12 +259,15 @@ def train(
         from charlstm.training import Run
 
         reporter = make_reporter(quiet=quiet)
+        status = StatusReporter(plan.model)
+        stopped = "failed"
         try:
+            listeners = [reporter, status]
             if events is not None:
                 from charlstm.tensorboard import open_tensorboard
 
-                written = open_tensorboard(events, plan, note=reporter.note)
-                reporter = Reporters([reporter, written])
+                listeners.append(open_tensorboard(events, plan, note=reporter.note))
+            reporter = Reporters(listeners)
             result = Run(
                 plan.corpus,
                 plan.network,
@@ -272,9 +279,12 @@ def train(
                 reserved=0.0 if report is None else REPORT_SECONDS,
                 started=started or _IMPORTED,
                 should_stop=stop,
+                should_save=wanted,
                 reporter=reporter,
             ).run(overwrite=overwrite)
+            stopped = result.stopped
         finally:
+            status.ended(stopped)
             reporter.close()
     is_done = plan.resume_from is not None and result.steps == plan.resume_from.step
     if is_done and result.stopped != "interrupted" and not quiet:
@@ -288,6 +298,16 @@ def train(
     if report is not None and result.steps:
         write_report(plan.model, report, quiet=quiet)
     return INTERRUPTED if result.stopped == "interrupted" else 0
+
+
+def _heed_save_signal(wanted: SaveRequest) -> None:
+    """Let SIGUSR1 ask for a checkpoint; a file in the model's folder does everywhere."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        wanted.is_asked = True
+
+    if hasattr(signal, "SIGUSR1"):  # not on Windows
+        signal.signal(signal.SIGUSR1, handle)
 
 
 def _how_to_look(tensorboard: Path) -> str:
