@@ -297,7 +297,8 @@ def untrained_weights(network: NetworkConfig, *, random_seed: int) -> dict[str, 
     for name, shape in weight_shapes(network).items():
         if name.endswith("recurrent_kernel"):
             # Rows that are orthogonal to each other, of length 1.
-            square = np.linalg.qr(rng.normal(size=(shape[1], shape[0])))[0]
+            with one_blas_thread():  # beside another busy program two took five seconds
+                square = np.linalg.qr(rng.normal(size=(shape[1], shape[0])))[0]
             weights[name] = square.T.astype(np.float32)
         elif name.endswith("kernel"):
             limit = np.sqrt(6 / sum(shape))
