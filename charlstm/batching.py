@@ -24,6 +24,9 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from charlstm.shards import Ids as CorpusIds
+from charlstm.shards import ShardedIds
+
 Ids = npt.NDArray[np.int32]
 
 
@@ -38,7 +41,7 @@ class Streams:
         random_seed: Fixes where each epoch begins.
     """
 
-    ids: npt.NDArray[np.unsignedinteger]
+    ids: CorpusIds
     batch_size: int
     seq_length: int
     random_seed: int
@@ -93,7 +96,7 @@ class ShuffledWindows:
         random_seed: Fixes the shuffle.
     """
 
-    ids: npt.NDArray[np.unsignedinteger]
+    ids: CorpusIds
     batch_size: int
     seq_length: int
     random_seed: int
@@ -198,7 +201,7 @@ class EvaluationRows:
         ids: `(characters,)` unsigned ids, at least 2.
     """
 
-    ids: npt.NDArray[np.integer]
+    ids: npt.NDArray[np.integer] | ShardedIds
 
     @property
     def n_rows(self) -> int:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import mmap
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,13 +30,15 @@ import numpy.typing as npt
 from charlstm.corpus import (
     PREPARED_FOLDER,
     Progress,
-    id_dtype,
     is_prepared,
     load_corpus,
     shipped_texts,
 )
 from charlstm.errors import CorpusError, printable
+from charlstm.preparing import id_dtype
 from charlstm.reading import CorpusOptions, read_text, sha256_of
+from charlstm.shards import Ids as CorpusIds
+from charlstm.shards import release
 from charlstm.storage import shown
 from charlstm.vocabulary import Vocabulary
 
@@ -70,7 +71,7 @@ class CopiedSpan:
 
 
 def longest_copied_span(
-    text_ids: Ids, corpus_ids: Ids, *, progress: Progress | None = None
+    text_ids: Ids, corpus_ids: Ids | CorpusIds, *, progress: Progress | None = None
 ) -> CopiedSpan:
     """Find the longest span of a text that stands in a corpus.
 
@@ -119,7 +120,7 @@ def longest_copied_span(
                 best = CopiedSpan(start=text_start, length=length, corpus_position=start + position)
                 low = length
                 step *= 2
-        _release(corpus_ids, start=start, stop=min(start + n_starts, n_corpus))
+        release(corpus_ids, start=start, stop=min(start + n_starts, n_corpus))
         start += n_starts
         if progress is not None and start < n_corpus:
             progress(start, n_corpus)
@@ -236,27 +237,10 @@ def _as_string(ids: Ids) -> str:
     return ids.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
 
-def _release(ids: Ids, *, start: int, stop: int) -> None:
-    """Give back the memory of a stretch of a map, which counts as this process's.
-
-    The system would take it when it needs some; until then a corpus of 1 GB
-    looks like 1 GB in use, or is, where a process has a limit.
-    """
-    if not isinstance(ids, np.memmap) or ids.mode != "r" or ids.offset != 0:
-        return
-    whole: object = ids.base
-    if isinstance(whole, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        # No more than that stretch: the system looks at every page it is told.
-        first = start * ids.itemsize // mmap.PAGESIZE * mmap.PAGESIZE
-        whole.madvise(mmap.MADV_DONTNEED, first, stop * ids.itemsize - first)
-
-
 # --- the text that a model was trained on ----------------------------------------
 
 
-def find_corpus_ids(
-    about: Mapping[str, Any], *, vocabulary: Vocabulary
-) -> npt.NDArray[np.unsignedinteger]:
+def find_corpus_ids(about: Mapping[str, Any], *, vocabulary: Vocabulary) -> CorpusIds:
     """Find the text that a model was trained on.
 
     It is looked for where the model remembers it, then in every folder of

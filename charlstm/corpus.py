@@ -1,47 +1,53 @@
 """Texts in, prepared folders out: finding, splitting, the memory map of ids.
 
 A prepared folder holds `vocabulary.json`, `corpus.json` and the ids it lists.
-A text is read twice in pieces (once for its characters,
-once for its ids), so memory does not grow with the text. Windows are views
-over the memory map; nothing here copies them out.
+How texts become ids is in `preparing`, which files are meant in `sources`.
+Windows are views over the memory map; nothing here copies them out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.resources
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from charlstm import __version__
 from charlstm.config import SEQ_LENGTH, VAL_FRACTION, check_float, check_int
 from charlstm.errors import CharlstmError, CheckpointError, CorpusError, OutputError, printable
-from charlstm.reading import (
-    CorpusOptions,
-    TextReader,
-    empty_text,
-    open_text,
-    readable_again,
+from charlstm.preparing import (
+    ChangedError,
+    Journal,
+    Prepared,
+    Scale,
+    id_dtype,
+    prepare_texts,
+    sha256_of_sources,
 )
+from charlstm.reading import CorpusOptions, empty_text
+from charlstm.shards import Ids, ShardedIds, Windows
+from charlstm.sources import STDIN, Sources, collect, is_pattern
 from charlstm.storage import (
     make_folder,
-    portable_name,
     put_in_place,
     read_plain,
     sync_folder,
     write_synced,
 )
-from charlstm.vocabulary import NEWER_FORMAT, Vocabulary, check_format_version, code_points_of
+from charlstm.vocabulary import NEWER_FORMAT, Vocabulary, check_format_version
+from charlstm.workfolder import JOURNAL, work_folder
 
-FORMAT_VERSION = 1
+# 2: several files of ids, which older programs cannot read; else 1 is written.
+FORMAT_VERSION = 2
 PREPARED_FOLDER = "prepared"
 CORPORA_FOLDER = "corpora"
 MIN_VAL_CHARACTERS = 2  # the first is never scored
@@ -60,18 +66,27 @@ class Corpus:
         name: What the text is called.
         sha256: Of the source as it came, before any cleaning.
         vocabulary: Its characters.
-        ids: `(characters,)` unsigned ids, a read-only memory map.
+        ids: `(characters,)` unsigned ids, a read-only memory map, or several
+            that are indexed as one.
         options: How it was read.
         removed_characters: Project Gutenberg boilerplate left out.
+        documents: `(texts,)` uint64, the character at which each of the texts
+            that it was made of begins, a memory map where there are several.
+        notes: What a person should know about the texts, a line each; of a
+            corpus just prepared.
     """
 
     path: Path
     name: str
     sha256: str
     vocabulary: Vocabulary
-    ids: npt.NDArray[np.unsignedinteger]
+    ids: Ids
     options: CorpusOptions
     removed_characters: int = 0
+    documents: npt.NDArray[np.uint64] = dataclasses.field(
+        default_factory=lambda: np.zeros(1, dtype=np.uint64)
+    )
+    notes: tuple[str, ...] = ()
 
     @property
     def boilerplate_note(self) -> str:
@@ -81,7 +96,7 @@ class Corpus:
             "and licence (--keep-boilerplate keeps them)"
         )
 
-    def windows(self, seq_length: int = SEQ_LENGTH) -> npt.NDArray[np.unsignedinteger]:
+    def windows(self, seq_length: int = SEQ_LENGTH) -> npt.NDArray[np.unsignedinteger] | Windows:
         """All windows with a character to predict after them, without a copy.
 
         Args:
@@ -89,8 +104,11 @@ class Corpus:
 
         Returns:
             `(characters - seq_length, seq_length)` view over the memory map:
-            row i is characters i … i + seq_length - 1.
+            row i is characters i … i + seq_length - 1. Over several files,
+            rows that are made when they are asked for.
         """
+        if isinstance(self.ids, ShardedIds):
+            return Windows(self.ids, seq_length)
         return np.lib.stride_tricks.sliding_window_view(self.ids, seq_length)[:-1]
 
     def text(self, start: int, stop: int) -> str:
@@ -103,7 +121,7 @@ class Corpus:
         Returns:
             The text.
         """
-        return self.vocabulary.decode(self.ids[start:stop])
+        return self.vocabulary.decode(np.asarray(self.ids[start:stop]))
 
     def seed_windows(self, *, n_train: int, seq_length: int, random_seed: int) -> list[str]:
         """Draw windows for a model to begin from where it is given no seed text.
@@ -220,7 +238,7 @@ def is_prepared(path: Path) -> bool:
     return (path / "corpus.json").is_file()
 
 
-def find_corpus(name: str) -> Path:
+def find_corpus(name: str, *, takes_many: bool = False) -> Path:
     """Find a text or a prepared folder.
 
     Looked up as a path, then in `./corpora/`, then among the shipped texts,
@@ -228,9 +246,10 @@ def find_corpus(name: str) -> Path:
 
     Args:
         name: What was typed.
+        takes_many: Whether a folder of texts, or a pattern, will do.
 
     Returns:
-        A readable file or a prepared folder.
+        A readable file or a prepared folder, or a folder or pattern.
 
     Raises:
         CorpusError: If there is none, or it is a folder of another kind.
@@ -254,6 +273,8 @@ def find_corpus(name: str) -> Path:
                 folder = folder or candidate
             elif candidate.exists():
                 return candidate
+        if takes_many and (folder is not None or is_pattern(given)):
+            return folder or given
         if folder is not None:
             raise CorpusError(
                 f"{shown} is a folder without a prepared corpus (it has no corpus.json)",
@@ -271,25 +292,37 @@ def find_corpus(name: str) -> Path:
     )
 
 
-def corpus_name(source: Path | None) -> str:
-    """Name a corpus after its file, in a form that is safe as a folder name.
+def find_sources(names: Sequence[str], *, name: str | None = None) -> Sources | Path:
+    """Find the texts of a corpus, or a prepared folder.
 
     Args:
-        source: The file or prepared folder; None for stdin.
+        names: What was typed: files, folders, patterns, `-` for stdin, names
+            of texts that need no path; or one prepared folder.
+        name: What the corpus is called; by default after the first of them.
 
     Returns:
-        The stem as `portable_name` has it; "stdin" for None.
+        The texts, or the prepared folder.
+
+    Raises:
+        CorpusError: If one is not there, or a prepared folder is one of several.
     """
-    if source is None:
-        return "stdin"
-    return portable_name(source.resolve().name if source.is_dir() else source.stem)
+    found = [None if n == STDIN else find_corpus(n, takes_many=True) for n in names]
+    for path in found:
+        if path is not None and path.is_dir() and is_prepared(path):
+            if len(found) == 1:
+                return path
+            raise CorpusError(
+                f"{printable(str(path))} is prepared already, and no text to prepare with others",
+                hint="give the texts that it was made of",
+            )
+    return collect(found, name=name)
 
 
 # --- preparing --------------------------------------------------------------
 
 
 def prepare_corpus(
-    source: Path | None,
+    source: Path | Sources | None,
     *,
     options: CorpusOptions,
     output: Path | None = None,
@@ -297,16 +330,18 @@ def prepare_corpus(
     keeps_others: bool = False,
     seq_length: int = SEQ_LENGTH,
     val_fraction: float = VAL_FRACTION,
+    scale: Scale | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
-    """Build the char↔int maps and the ids of a text, or reuse them.
+    """Build the char↔int maps and the ids of texts, or reuse them.
 
-    An existing prepared folder serves again when the source's hash and the
+    An existing prepared folder serves again when the texts' hash and the
     options are the same. The new folder is made beside its place and renamed,
-    so an interruption leaves nothing half-made.
+    so an interruption leaves nothing half-made; from what it leaves of a large
+    corpus, the same request goes on.
 
     Args:
-        source: The text file; None reads stdin.
+        source: The text file, or several; None reads stdin.
         options: How to read it.
         output: Folder to write; `prepared/<name>` by default.
         name: What to call the corpus; after its file by default.
@@ -314,41 +349,42 @@ def prepare_corpus(
             another text or other options: a model may need that one yet.
         seq_length: Window length recorded for the summary.
         val_fraction: Validation share recorded for the summary.
+        scale: How the work is divided, which changes nothing in the result but
+            the number of files.
         progress: Called with (bytes done, bytes in all) over both passes.
 
     Returns:
         The prepared corpus.
 
     Raises:
-        CorpusError: If the text cannot be read, is binary, too short, or of a
-            single repeated character.
+        CorpusError: If a text cannot be read, is binary, the corpus is too
+            short, or of a single repeated character.
         OutputError: If the folder cannot be written.
     """
-    name = name or corpus_name(source)
-    target = output or Path(PREPARED_FOLDER) / name
+    sources = source if isinstance(source, Sources) else collect([source])
+    request = _Request(
+        sources=sources,
+        options=options,
+        name=name or sources.name,
+        target=output or Path(PREPARED_FOLDER) / (name or sources.name),
+        keeps_others=keeps_others,
+        seq_length=seq_length,
+        val_fraction=val_fraction,
+        scale=scale or Scale(),
+    )
+    target = request.target
     try:
         if target.exists() and not is_prepared(target) and not _is_empty_folder(target):
             raise CorpusError(
                 f"{printable(str(target))} exists and is not a prepared corpus",
                 hint="choose another folder with --output",
             )
-        if source is not None and source.is_file() and source.stat().st_size == 0:
-            raise empty_text(source.name)
+        request.refuse_empty()
         make_folder(target.parent)
-        with tempfile.TemporaryDirectory(
-            prefix=".prepare-", dir=target.parent, ignore_cleanup_errors=True
-        ) as temporary:
-            return _prepare_in(
-                Path(temporary),
-                source,
-                target=target,
-                name=name,
-                keeps_others=keeps_others,
-                options=options,
-                seq_length=seq_length,
-                val_fraction=val_fraction,
-                progress=progress,
-            )
+        with work_folder(target.parent, target=target.name, key=request.key()) as work:
+            spooled = dataclasses.replace(request, sources=sources.spool(work))
+            spooled.refuse_empty()
+            return spooled.prepare(work, progress)
     except OSError as error:
         raise OutputError(
             f"cannot write {printable(str(target))}: {error.strerror or error}",
@@ -356,201 +392,186 @@ def prepare_corpus(
         ) from error
 
 
-def _prepare_in(
-    temporary: Path,
-    source: Path | None,
-    *,
-    target: Path,
-    name: str,
-    keeps_others: bool,
-    options: CorpusOptions,
-    seq_length: int,
-    val_fraction: float,
-    progress: Progress | None,
-) -> Corpus:
-    shown = "stdin" if source is None else source.name
-    path = readable_again(source, temporary / "spooled", name=shown)
-    n_bytes = path.stat().st_size
-    if n_bytes == 0:
-        raise empty_text(shown)
-    done = 0
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What `prepare_corpus` was asked for."""
 
-    def advance(n: int) -> None:
-        nonlocal done
-        done += n
-        if progress is not None:
-            progress(done, 2 * n_bytes)
+    sources: Sources
+    options: CorpusOptions
+    name: str
+    target: Path
+    keeps_others: bool
+    seq_length: int
+    val_fraction: float
+    scale: Scale
 
-    text = TextReader(path, name=shown, options=options)
-    reusable = _reusable(target, path, options=options, text=text)
-    if reusable is None and keeps_others and is_prepared(target):
-        digest = hashlib.sha256(repr(options).encode())
-        with open_text(path, shown) as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-        target = target.with_name(f"{target.name}-{digest.hexdigest()[:8]}")
-        reusable = _reusable(target, path, options=options, text=text)
-    if reusable is not None:
-        split = split_corpus(
-            len(reusable.ids), seq_length=seq_length, val_fraction=val_fraction, name=shown
+    @property
+    def shown(self) -> str:
+        return self.sources.shown
+
+    def key(self) -> str | None:
+        """Name the work of this request, if it is worth going on with."""
+        scale, sources = self.scale, self.sources
+        if int(sources.sizes.sum()) < scale.min_kept_bytes or not sources.can_be_read_again:
+            return None
+        return hashlib.sha256(json.dumps(self.content(self.target)).encode()).hexdigest()[:16]
+
+    def content(self, target: Path) -> dict[str, Any]:
+        """Tell all that the files of a prepared folder, and half-made ones, follow from."""
+        return {
+            "target": target.name,
+            "texts": self.sources.fingerprint(),
+            "options": dataclasses.asdict(self.options),
+            "shard_bytes": self.scale.shard_bytes,
+            "part_bytes": self.scale.part_bytes,
+            "charlstm_version": __version__,
+        }
+
+    def refuse_empty(self) -> None:
+        """Refuse a text of no bytes, unless a folder or pattern brought it in."""
+        sources = self.sources
+        is_file = sources.status.any(axis=1)
+        for number in ((sources.sizes == 0) & is_file & ~sources.is_found).nonzero()[0].tolist():
+            raise empty_text(sources.label(number))
+
+    def split(self, n_chars: int) -> Split:
+        return split_corpus(
+            n_chars, seq_length=self.seq_length, val_fraction=self.val_fraction, name=self.shown
         )
-        content = _corpus_json(reusable, split, seq_length, val_fraction, n_bytes)
-        _write_json(temporary / "corpus.json", content)
-        put_in_place(temporary / "corpus.json", target / "corpus.json")
-        return reusable
 
-    if is_prepared(target):
-        strange = {p.name for p in target.iterdir()} - _FILES
-        if strange:
+    def check(self, characters: str, n_chars: int) -> None:
+        """Refuse what nothing can be learned from."""
+        if n_chars == 0:
+            raise empty_text(self.shown)
+        self.split(n_chars)
+        if len(characters) < 2:
             raise CorpusError(
-                f"{printable(str(target))} holds {printable(min(strange))}, "
-                "which is no part of a prepared corpus",
-                hint="move it, or choose another folder with --output",
+                f"{printable(self.shown)} is a single repeated character, {characters!r}: "
+                "nothing to learn",
+                hint="give a text with at least two different characters",
             )
-    seen, n_chars = _distinct_characters(text.pieces(advance))
-    if n_chars == 0:
-        raise empty_text(shown)
-    split = split_corpus(n_chars, seq_length=seq_length, val_fraction=val_fraction, name=shown)
-    if len(seen) < 2:
-        raise CorpusError(
-            f"{printable(shown)} is a single repeated character, {seen[0]!r}: nothing to learn",
-            hint="give a text with at least two different characters",
-        )
-    vocabulary = Vocabulary(seen)
-    dtype = id_dtype(len(vocabulary))
-    encode = _encoder(vocabulary, dtype)
-    sha256, removed = text.sha256.hexdigest(), text.removed_characters
 
-    folder = temporary / "prepared"
-    folder.mkdir()
-    n_written = 0
-    with (folder / "ids.bin").open("wb") as file:
-        for piece in text.pieces(advance):
-            n_written += len(piece)
-            file.write(encode(piece))
-        file.flush()
-        os.fsync(file.fileno())
-    if n_written != n_chars or text.sha256.hexdigest() != sha256:
-        raise CorpusError(f"{printable(shown)} changed while it was read", hint="try again")
-    vocabulary.save(folder / "vocabulary.json")
-    corpus = Corpus(
-        path=target,
-        name=name,
-        sha256=sha256,
-        vocabulary=vocabulary,
-        ids=np.empty(0, dtype=dtype),
-        options=options,
-        removed_characters=removed,
-    )
-    content = _corpus_json(corpus, split, seq_length, val_fraction, n_bytes, n_chars=n_chars)
-    _write_json(folder / "corpus.json", content)
-    sync_folder(folder)
-    replaced = temporary / "replaced"
-    if target.exists():
-        target.replace(replaced)
-    try:
-        put_in_place(folder, target)
-    except BaseException:
-        if replaced.exists() and not target.exists():
-            replaced.replace(target)
-        raise
-    return dataclasses.replace(corpus, ids=_map_ids(target, "ids.bin", dtype, n_chars))
+    def prepare(self, work: Path, progress: Progress | None) -> Corpus:
+        """Make the prepared folder, or find that it is there."""
+        sha256 = functools.cache(lambda: sha256_of_sources(self.sources, self.options))
+        target = self.target
+        reusable = self.reusable(target, sha256)
+        if reusable is None and self.keeps_others and is_prepared(target):
+            digest = hashlib.sha256(repr(self.options).encode())
+            digest.update(bytes.fromhex(sha256()))
+            target = target.with_name(f"{target.name}-{digest.hexdigest()[:8]}")
+            reusable = self.reusable(target, sha256)
+        if reusable is not None:
+            content = read_summary(target) | self.summary(len(reusable.ids))
+            _write_json(work / "corpus.json", content)
+            put_in_place(work / "corpus.json", target / "corpus.json")
+            return reusable
+        if is_prepared(target):
+            strange = {p.name for p in target.iterdir() if not _is_ours(p.name)}
+            if strange:
+                raise CorpusError(
+                    f"{printable(str(target))} holds {printable(min(strange))}, "
+                    "which is no part of a prepared corpus",
+                    hint="move it, or choose another folder with --output",
+                )
+        prepared = self.make(work, target, progress)
+        replaced = work / "replaced"
+        if target.exists():
+            target.replace(replaced)
+        try:
+            put_in_place(work / "prepared", target)
+        except BaseException:
+            if replaced.exists() and not target.exists():
+                replaced.replace(target)
+            raise
+        return dataclasses.replace(load_corpus(target), notes=prepared.notes)
+
+    def reusable(self, target: Path, sha256: Callable[[], str]) -> Corpus | None:
+        """Return the corpus in `target` if it is of these texts, read the same way."""
+        if not is_prepared(target):
+            return None
+        try:
+            corpus = load_corpus(target)
+        except CharlstmError as error:
+            if error.hint == NEWER_FORMAT:
+                raise
+            return None
+        is_same = corpus.options == self.options and corpus.sha256 == sha256()
+        return corpus if is_same else None
+
+    def summary(self, n_chars: int) -> dict[str, Any]:
+        """Return the part of `corpus.json` that is of what was asked for last."""
+        split = self.split(n_chars)
+        return {
+            "seq_length": self.seq_length,
+            "windows": n_chars - self.seq_length,
+            "val_fraction": self.val_fraction,
+            "train_characters": split.train_characters,
+            "val_characters": split.val_characters,
+        }
+
+    def make(self, work: Path, target: Path, progress: Progress | None) -> Prepared:
+        """Write all files of a prepared folder into `work`."""
+        folder = work / "prepared"
+        with contextlib.ExitStack() as stack:
+            journal = None
+            if self.key() is not None:
+                journal = Journal(work / JOURNAL, self.content(target))
+                stack.enter_context(journal)
+            is_resumed = journal is not None and journal.has_entries
+            if folder.exists() and not is_resumed:
+                _remove_all(folder)
+            folder.mkdir(exist_ok=True)
+            try:
+                prepared = prepare_texts(
+                    self.sources,
+                    options=self.options,
+                    folder=folder,
+                    scale=self.scale,
+                    check=self.check,
+                    journal=journal,
+                    progress=progress,
+                )
+            except ChangedError:
+                if not is_resumed:
+                    raise
+                stack.close()
+                (work / JOURNAL).unlink()
+                return self.make(work, target, progress)
+        self.describe(folder, prepared)
+        return prepared
+
+    def describe(self, folder: Path, prepared: Prepared) -> None:
+        """Write what belongs beside the ids."""
+        prepared.vocabulary.save(folder / "vocabulary.json")
+        n_chars = sum(length for _, length in prepared.shards)
+        content: dict[str, Any] = {
+            "format_version": 1 if len(prepared.shards) == 1 else FORMAT_VERSION,
+            "name": self.name,
+            "sha256": prepared.sha256,
+            "n_bytes": prepared.n_bytes,
+            "characters": n_chars,
+            "removed_characters": prepared.removed_characters,
+            "vocabulary_size": len(prepared.vocabulary),
+            **self.summary(n_chars),
+            "dtype": prepared.dtype.name,
+            "options": dataclasses.asdict(self.options),
+            "ids": [{"file": name, "characters": n} for name, n in prepared.shards],
+        }
+        if len(prepared.documents) > 1:
+            write_synced(folder / _DOCUMENTS, prepared.documents.astype("<u8").tobytes())
+            content["documents"] = {"file": _DOCUMENTS, "count": len(prepared.documents)}
+        _write_json(folder / "corpus.json", content)
+        sync_folder(folder)
 
 
-def _distinct_characters(pieces: Iterator[str]) -> tuple[list[str], int]:
-    """Collect the characters of a text and count its length."""
-    is_seen = np.zeros(0x110000, dtype=bool)
-    seen_ascii = b""
-    n_chars = 0
-    for piece in pieces:
-        n_chars += len(piece)
-        if piece.isascii():
-            # Deleting what is known leaves almost always nothing: several
-            # times faster than marking each character.
-            new = piece.encode("ascii").translate(None, seen_ascii)
-            seen_ascii += bytes(set(new))
-        else:
-            is_seen[code_points_of(piece)] = True
-    is_seen[list(seen_ascii)] = True
-    return [chr(c) for c in np.flatnonzero(is_seen)], n_chars
-
-
-def _encoder(vocabulary: Vocabulary, dtype: np.dtype[Any]) -> Callable[[str], bytes]:
-    """Make the function that turns text into the bytes of `ids.bin`."""
-    table = vocabulary.id_table(dtype)
-    ascii_table = bytes(256) if dtype.itemsize > 1 else table[:256].tobytes()
-
-    def encode(piece: str) -> bytes:
-        if dtype.itemsize == 1 and piece.isascii():
-            return piece.encode("ascii").translate(ascii_table)
-        return table[code_points_of(piece)].tobytes()
-
-    return encode
+def _remove_all(folder: Path) -> None:
+    for entry in folder.iterdir():
+        entry.unlink()
 
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def _reusable(
-    target: Path, path: Path, *, options: CorpusOptions, text: TextReader
-) -> Corpus | None:
-    """Return the corpus in `target` if it is this source, read the same way."""
-    if not is_prepared(target):
-        return None
-    try:
-        corpus = load_corpus(target)
-    except CharlstmError as error:
-        if error.hint == NEWER_FORMAT:
-            raise
-        return None
-    if corpus.options != options:
-        return None
-    with open_text(path, text.name) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return corpus if digest == corpus.sha256 else None
-
-
-def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
-    """Choose the smallest little-endian unsigned type that holds every id.
-
-    Args:
-        vocabulary_size: Number of ids.
-
-    Returns:
-        1, 2 or 4 bytes a character.
-    """
-    if vocabulary_size <= 1 << 8:
-        return np.dtype("u1")
-    return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<u4")
-
-
-def _corpus_json(
-    corpus: Corpus,
-    split: Split,
-    seq_length: int,
-    val_fraction: float,
-    n_bytes: int,
-    *,
-    n_chars: int | None = None,
-) -> dict[str, Any]:
-    n_chars = len(corpus.ids) if n_chars is None else n_chars
-    return {
-        "format_version": FORMAT_VERSION,
-        "name": corpus.name,
-        "sha256": corpus.sha256,
-        "n_bytes": n_bytes,
-        "characters": n_chars,
-        "removed_characters": corpus.removed_characters,
-        "vocabulary_size": len(corpus.vocabulary),
-        "seq_length": seq_length,
-        "windows": n_chars - seq_length,
-        "val_fraction": val_fraction,
-        "train_characters": split.train_characters,
-        "val_characters": split.val_characters,
-        "dtype": corpus.ids.dtype.name,
-        "options": dataclasses.asdict(corpus.options),
-        "ids": [{"file": "ids.bin", "characters": n_chars}],
-    }
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -602,8 +623,7 @@ def load_corpus(path: Path) -> Corpus:
         vocabulary = Vocabulary.load(path / "vocabulary.json")
         options = CorpusOptions(**content["options"])
         dtype = id_dtype(len(vocabulary))
-        (entry,) = content["ids"]
-        ids = _map_ids(path, str(entry["file"]), dtype, int(entry["characters"]))
+        ids = _map_shards(path, content["ids"], dtype)
         return Corpus(
             path=path,
             name=str(content["name"]),
@@ -612,6 +632,7 @@ def load_corpus(path: Path) -> Corpus:
             ids=ids,
             options=options,
             removed_characters=int(content.get("removed_characters", 0)),
+            documents=_map_documents(path, content.get("documents"), n_chars=len(ids)),
         )
     except CharlstmError as error:
         raise CorpusError(error.message, hint=error.hint or _PREPARE_AGAIN) from error
@@ -621,20 +642,48 @@ def load_corpus(path: Path) -> Corpus:
         ) from error
 
 
-_FILES = frozenset({"corpus.json", "ids.bin", "vocabulary.json"})
+_DOCUMENTS = "documents.bin"
+_FILES = frozenset({"corpus.json", "ids.bin", "vocabulary.json", _DOCUMENTS})
+_SHARD = re.compile(r"ids-\d{5,}\.bin")
 _MAX_SUMMARY_BYTES = 1 << 20
 _PREPARE_AGAIN = "prepare the text again"
 
 
-def _map_ids(
-    folder: Path, name: str, dtype: np.dtype[Any], n_chars: int
-) -> npt.NDArray[np.unsignedinteger]:
+def _is_ours(name: str) -> bool:
+    return name in _FILES or _SHARD.fullmatch(name) is not None
+
+
+def _map_shards(folder: Path, entries: Any, dtype: np.dtype[Any]) -> Ids:
+    if not isinstance(entries, list) or not entries:
+        raise ValueError("'ids' must be a list of files")
+    names = [str(entry["file"]) for entry in entries]
+    if len(set(names)) != len(names):
+        raise ValueError("'ids' names a file twice")
+    shards = [
+        _map_ids(folder, name, dtype, int(entry["characters"]))
+        for name, entry in zip(names, entries, strict=True)
+    ]
+    return shards[0] if len(shards) == 1 else ShardedIds(shards)
+
+
+def _map_documents(folder: Path, about: Any, *, n_chars: int) -> npt.NDArray[np.uint64]:
+    if about is None:
+        return np.zeros(1, dtype=np.uint64)
+    starts = _map_ids(folder, str(about["file"]), np.dtype("<u8"), int(about["count"]))
+    is_sound = starts[0] == 0 and starts[-1] <= n_chars and bool((starts[1:] >= starts[:-1]).all())
+    if not is_sound:
+        raise ValueError("the documents do not follow one another through the text")
+    return starts
+
+
+def _map_ids(folder: Path, name: str, dtype: np.dtype[Any], n_chars: int) -> npt.NDArray[Any]:
     if Path(name).name != name:
         raise CorpusError(f"{printable(name)} is not a file name in the prepared folder")
     path = folder / name
     if path.stat().st_size != n_chars * dtype.itemsize or n_chars < 1:
         raise CorpusError(
             f"{printable(str(path))} has {path.stat().st_size:,} bytes; "
-            f"{n_chars:,} characters need {n_chars * dtype.itemsize:,}"
+            f"{n_chars:,} {'documents' if dtype.itemsize == 8 else 'characters'} "
+            f"need {n_chars * dtype.itemsize:,}"
         )
     return np.memmap(path, dtype=dtype, mode="r", shape=(n_chars,))

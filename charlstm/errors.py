@@ -41,6 +41,10 @@ class CorpusError(InputError):
     """A text or a prepared folder cannot be used."""
 
 
+class NotTextError(CorpusError):
+    """A file is binary."""
+
+
 class SeedTextError(InputError):
     """The seed text holds characters that the model has never seen."""
 

@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 
 from charlstm import __version__
+from charlstm.compression import open_source
 from charlstm.config import NetworkConfig, RecipeName, recipe_defaults
 from charlstm.corpus import Corpus, Progress, find_corpus, load_corpus, split_corpus
 from charlstm.errors import InputError, printable
 from charlstm.kerasfile import KerasNetwork, read_keras_file
 from charlstm.models import clear_model, lock_model, save_checkpoint
 from charlstm.planning import check_model_folder, model_folder, prepare_text
-from charlstm.reading import CorpusOptions, TextReader, open_text, readable_again
+from charlstm.reading import CorpusOptions, TextReader, readable_again
 from charlstm.vocabulary import Vocabulary
 
 STEP = 0  # of the checkpoint: no step of charlstm's own
@@ -240,7 +241,7 @@ def _readings(text: Path, *, encoding: str | None, is_scaled: bool) -> list[_Rea
     raw = dataclasses.replace(usual, normalize="none", keep_boilerplate=True)
     ways = [_Reading(how="as charlstm reads it", options=usual)]
     ways.append(_Reading(how="as it stands in the file", options=raw))
-    with open_text(text, text.name) as file:
+    with open_source(text, text.name) as file:
         has_mark = file.read(3) == codecs.BOM_UTF8 and usual.encoding == "utf-8"
     if has_mark:
         how = "as it stands in the file, byte order mark included"

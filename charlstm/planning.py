@@ -30,8 +30,7 @@ from charlstm.corpus import (
     PREPARED_FOLDER,
     Corpus,
     Progress,
-    corpus_name,
-    find_corpus,
+    find_sources,
     is_prepared,
     load_corpus,
     prepare_corpus,
@@ -55,7 +54,9 @@ from charlstm.models import (
     open_checkpoint,
     refuse_shipped,
 )
+from charlstm.preparing import Scale
 from charlstm.reading import CorpusOptions
+from charlstm.sources import Sources, corpus_name
 from charlstm.storage import is_portable_name, make_writable_folder, portable_name, shown
 
 SMALL_TEXT = 15_000  # characters to train on
@@ -146,7 +147,7 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
     # Settings and the folder are checked first: they cost nothing.
     recipe = request.recipe or "default"
     choices = _training_config(recipe, request, n_train=1_000_000)
-    source = None if request.corpus == "-" else find_corpus(request.corpus)
+    source = find_sources([request.corpus])
     model = model_folder(request.model, source)
     check_model_folder(model, overwrite=request.overwrite)
     notes: list[str] = []
@@ -165,6 +166,7 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
         source,
         options,
         typed=request.typed,
+        threads=_threads(request),
         seq_length=seq_length,
         val_fraction=val_fraction,
         progress=progress,
@@ -197,6 +199,7 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
         )
     if corpus.removed_characters:
         notes.append(corpus.boilerplate_note)
+    notes.extend(corpus.notes)
     return TrainingPlan(
         corpus=corpus,
         network=network,
@@ -330,18 +333,20 @@ def _refuse_unportable_name(model: Path) -> None:
                 )
 
 
-def model_folder(name: str | None, source: Path | None) -> Path:
+def model_folder(name: str | None, source: Sources | Path | None) -> Path:
     """Say where the model of a text goes.
 
     Args:
         name: As given to `--model`; None to name it after the text.
-        source: The text or prepared folder; None for stdin.
+        source: The text or texts, or a prepared folder; None for stdin.
 
     Returns:
         The folder, which may not exist.
     """
     if name is not None:
         return model_path(name)
+    if isinstance(source, Sources):
+        return model_path(source.name)
     if source is not None and source.is_dir():
         return model_path(load_corpus(source).name)
     return model_path(corpus_name(source))
@@ -368,23 +373,25 @@ def _text_options(request: TrainingRequest, *, lowercase: bool) -> CorpusOptions
 
 
 def prepare_text(
-    source: Path | None,
+    source: Sources | Path,
     options: CorpusOptions,
     *,
     seq_length: int,
     val_fraction: float,
     progress: Progress | None,
     typed: Mapping[str, Any] = MappingProxyType({}),
+    threads: int = 1,
 ) -> Corpus:
     """Prepare a text to train on in `prepared/`, or take a folder that is prepared.
 
     Args:
-        source: The text or prepared folder; None for stdin.
+        source: The text or texts, or a prepared folder.
         options: How the text is read.
         seq_length: Window length.
         val_fraction: Share held out.
         progress: Told how far it is.
         typed: Options that were given, which a prepared folder must have.
+        threads: Cores to use.
 
     Returns:
         The prepared text.
@@ -393,7 +400,7 @@ def prepare_text(
         CorpusError: If the text cannot be used, or was prepared with other options.
         OutputError: If it cannot be written.
     """
-    if source is not None and source.is_dir():
+    if isinstance(source, Path) and source.is_dir():
         corpus = load_corpus(source)
         for name in _OPTIONS_OF_TEXT:
             has, wants = getattr(corpus.options, name), getattr(options, name)
@@ -407,12 +414,18 @@ def prepare_text(
     return prepare_corpus(
         source,
         options=options,
-        output=Path(PREPARED_FOLDER) / corpus_name(source),
+        output=Path(PREPARED_FOLDER)
+        / (source.name if isinstance(source, Sources) else corpus_name(source)),
         keeps_others=True,
         seq_length=seq_length,
         val_fraction=val_fraction,
+        scale=Scale(threads=threads),
         progress=progress,
     )
+
+
+def _threads(request: TrainingRequest) -> int:
+    return int(request.typed.get("threads", request.default_threads))
 
 
 def _training_config(
@@ -439,14 +452,14 @@ def _training_config(
 
 def _plan_resume(request: TrainingRequest, progress: Progress | None) -> TrainingPlan | None:
     """Plan to go on from the last checkpoint; None if there is no checkpoint yet."""
-    source = None
+    source: Sources | Path | None = None
     is_missing = False
-    if request.corpus not in (None, "-"):
+    if request.corpus is not None:
         try:
-            source = find_corpus(str(request.corpus))
+            source = find_sources([request.corpus])
         except CorpusError:
             is_missing = True  # it may have moved; the stored ids serve
-    model = _resumed_model(request, source, is_missing)
+    model = _resumed_model(request, source)
     if model is None:
         return None
     info, notes = _last_good(model)
@@ -459,17 +472,17 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
     if len(_BUDGETS & allowed.keys()) == 1:  # one alone takes the place of both
         allowed = dict.fromkeys(_BUDGETS) | allowed
     config = dataclasses.replace(config, **allowed)
-    is_text = source is not None and not source.is_dir()
-    if is_text or (request.corpus == "-" and not _is_stored(about)):
+    if isinstance(source, Sources) and (request.corpus != "-" or not _is_stored(about)):
         corpus = prepare_text(
             source,
             checkpoint.text_options,
+            threads=_threads(request),
             seq_length=network.seq_length,
             val_fraction=config.val_fraction,
             progress=progress,
         )
     else:
-        folder = source or _stored_path(about)
+        folder = source if isinstance(source, Path) else _stored_path(about)
         if not is_prepared(folder):
             raise CorpusError(
                 f"the prepared text {shown(folder)} of this model is gone",
@@ -508,7 +521,7 @@ def _is_stored(about: Mapping[str, Any]) -> bool:
         return False
 
 
-def _resumed_model(request: TrainingRequest, source: Path | None, is_missing: bool) -> Path | None:
+def _resumed_model(request: TrainingRequest, source: Sources | Path | None) -> Path | None:
     if request.model is not None:
         model = model_path(request.model)
     elif request.corpus is None:
@@ -516,7 +529,7 @@ def _resumed_model(request: TrainingRequest, source: Path | None, is_missing: bo
         if not models:
             raise InputError("there is no model to go on with", hint="charlstm train macbeth.txt")
         model = models[0]
-    elif is_missing:
+    elif source is None:
         model = model_path(corpus_name(Path(request.corpus)))
     else:
         model = model_folder(request.model, source)

@@ -17,11 +17,11 @@ import sys
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator
-from io import BufferedReader
 from pathlib import Path
 from typing import Literal, get_args
 
-from charlstm.errors import CorpusError, printable
+from charlstm.compression import kind_of, open_source
+from charlstm.errors import CorpusError, NotTextError, printable
 
 # Small enough that a piece, as code points of four bytes, stays in the cache.
 _PIECE_BYTES = 256 << 10
@@ -38,6 +38,14 @@ _GUTENBERG_END = re.compile(
     r"|End of (?:the |this )?Project Gutenberg(?:'s|’s| EBook| Etext))",
     re.MULTILINE | re.IGNORECASE,
 )
+
+# How every line begins that one of the two above matches. It begins with one
+# fixed character, which is what makes looking for it ten times faster.
+_MAY_BE_MARKER = re.compile(
+    r"\n(?:\*\*\* ?(?:START|END) OF T|\*END\*? ?THE SMALL|End of (?:the |this )?Project G)",
+    re.IGNORECASE,
+)
+_MARKER_CHARACTERS = 32  # at most, of the above
 
 Normalization = Literal["NFC", "none"]
 
@@ -91,25 +99,51 @@ class CorpusOptions:
 class TextReader:
     """A text file's bytes, decoded and cleaned piece by piece.
 
+    A stretch of a file, between two line ends, can be read by itself
+    (`can_be_cut` tells of which files). Joined, the stretches of a file are
+    the text that reading it whole gives, unless one of them `needs_whole`:
+    Project Gutenberg's markers, by which other parts of the text are left out,
+    and millions of combining characters in a row, which are cut by their place.
+
     Args:
         path: The file; it is read once for each call of `pieces`.
         name: What it is called in messages.
         options: How to read it.
+        start: Offset where the stretch begins: 0, or just after a line feed.
+        stop: Offset just after the line feed that ends it; None for the file's end.
 
     Attributes:
-        n_bytes: Read so far.
-        sha256: Of those bytes.
+        n_bytes: Offset up to which the text was read, decompressed.
+        sha256: Of the bytes that were read.
         removed_characters: Boilerplate left out, once all is read.
+        needs_whole: Whether the file has to be read whole; known once all is
+            read, and its pieces then end early.
     """
 
-    def __init__(self, path: Path, *, name: str, options: CorpusOptions) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str,
+        options: CorpusOptions,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> None:
         """Read nothing yet."""
         self.path = path
         self.name = name
         self.options = options
-        self.n_bytes = 0
+        self.start = start
+        self.stop = stop
+        self.n_bytes = start
         self.removed_characters = 0
+        self.needs_whole = False
         self.sha256 = hashlib.sha256()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is a whole file."""
+        return self.start == 0 and self.stop is None
 
     def pieces(self, progress: Callable[[int], None]) -> Iterator[str]:
         """Yield the cleaned text.
@@ -124,9 +158,13 @@ class TextReader:
             CorpusError: If the file cannot be read, is binary or not in its
                 encoding.
         """
-        text = _cut_safely(self._decoded(progress), shapes_sigma=self.options.lowercase)
+        text = _cut_safely(
+            self._decoded(progress),
+            shapes_sigma=self.options.lowercase,
+            warn=self._have_whole,
+        )
         if not self.options.keep_boilerplate:
-            text = self._without_boilerplate(text)
+            text = self._without_boilerplate(text) if self.is_whole else self._watched(text)
         for piece in text:
             if self.options.lowercase and not piece.islower():
                 piece = piece.lower()
@@ -143,19 +181,59 @@ class TextReader:
         encoding = self.options.encoding
         try:
             name = codecs.lookup(encoding).name
-            decoder = codecs.getincrementaldecoder("utf-8-sig" if name == "utf-8" else name)()
+            has_mark = name == "utf-8" and self.start == 0
+            decoder = codecs.getincrementaldecoder("utf-8-sig" if has_mark else name)()
             is_text = isinstance(decoder.decode(b""), str)
         except (LookupError, AttributeError, TypeError, ValueError) as error:
             raise _unknown_encoding(encoding) from error
         if not is_text:
             raise _unknown_encoding(encoding)
-        self.sha256 = hashlib.sha256()
-        self.n_bytes = 0
-        is_multibyte = name.startswith(("utf-16", "utf-32"))
         pending_cr = False
-        with open_text(self.path, self.name) as file:
+        for block in self.blocks(progress):
+            offset = self.n_bytes - len(block)
+            try:
+                text = decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                # What was decoded ends here; it may begin after a mark.
+                bad = self.n_bytes - len(error.object) + error.start
+                is_cut_off = not block and error.reason == "unexpected end of data"
+                raise self._undecodable(bad, is_cut_off=is_cut_off) from error
+            except UnicodeError as error:
+                raise self._undecodable(offset) from error
+            if pending_cr:
+                text = "\r" + text
+            pending_cr = bool(block) and text.endswith("\r")
+            if pending_cr:
+                text = text[:-1]
+            if "\r" in text:
+                text = text.replace("\r\n", "\n").replace("\r", "\n")
+            if text:
+                yield text
+
+    def blocks(self, progress: Callable[[int], None]) -> Iterator[bytes]:
+        """Yield the bytes of the text, decompressed, and hash them.
+
+        Args:
+            progress: Called with the number of bytes read from the file.
+
+        Yields:
+            Blocks; an empty one at the end.
+
+        Raises:
+            CorpusError: If the file cannot be read or is binary.
+        """
+        is_multibyte = self.options.encoding.startswith(("utf-16", "utf-32"))
+        self.sha256 = hashlib.sha256()
+        self.n_bytes = self.start
+        with open_source(self.path, self.name) as file:
+            if self.start:
+                file.seek(self.start)
+            position = self.start
             while True:
-                block = file.read(_PIECE_BYTES)
+                size = _PIECE_BYTES
+                if self.stop is not None:
+                    size = min(size, self.stop - self.n_bytes)
+                block = file.read(size)
                 if self.n_bytes == 0:
                     self._refuse_binary_start(block, is_multibyte)
                 offset = self.n_bytes
@@ -163,27 +241,25 @@ class TextReader:
                 self.n_bytes += len(block)
                 if not is_multibyte and b"\0" in block:
                     raise self._binary(f"a NUL byte at offset {offset + block.index(0):,}")
-                try:
-                    text = decoder.decode(block, final=not block)
-                except UnicodeDecodeError as error:
-                    # What was decoded ends here; it may begin after a mark.
-                    bad = self.n_bytes - len(error.object) + error.start
-                    is_cut_off = not block and error.reason == "unexpected end of data"
-                    raise self._undecodable(bad, is_cut_off=is_cut_off) from error
-                except UnicodeError as error:
-                    raise self._undecodable(offset) from error
-                if pending_cr:
-                    text = "\r" + text
-                pending_cr = bool(block) and text.endswith("\r")
-                if pending_cr:
-                    text = text[:-1]
-                if "\r" in text:
-                    text = text.replace("\r\n", "\n").replace("\r", "\n")
-                progress(len(block))
-                if text:
-                    yield text
+                yield block
+                progress(file.position - position)
+                position = file.position
                 if not block:
                     return
+
+    def _have_whole(self) -> None:
+        self.needs_whole = True
+
+    def _watched(self, pieces: Iterator[str]) -> Iterator[str]:
+        """Pass a stretch on until something in it asks for the whole file."""
+        seen = "\n"  # every stretch begins where a line does
+        for piece in pieces:
+            if _MAY_BE_MARKER.search(seen + piece):
+                self.needs_whole = True
+            if self.needs_whole:
+                return
+            seen = (seen + piece)[-_MARKER_CHARACTERS:]
+            yield piece
 
     def _without_boilerplate(self, pieces: Iterator[str]) -> Iterator[str]:
         """Leave out what stands before a start line and after an end line.
@@ -231,7 +307,7 @@ class TextReader:
                 raise self._binary(f"it begins like {kind}")
 
     def _binary(self, why: str) -> CorpusError:
-        return CorpusError(
+        return NotTextError(
             f"{printable(self.name)} is a binary file, not a text: {why}",
             hint="give plain text; text in UTF-16 needs --encoding utf-16",
         )
@@ -243,11 +319,11 @@ class TextReader:
                 f"(offset {offset:,}, {self.options.encoding})",
                 hint="the file was cut off; take the whole one, or remove the last bytes",
             )
-        with open_text(self.path, self.name) as file:
-            file.seek(offset)
-            byte = file.read(1)
-            file.seek(max(0, offset - 16_384))
+        start = max(0, offset - 16_384)
+        with open_source(self.path, self.name) as file:  # going back would be slow in some
+            file.seek(start)
             sample = file.read(32_768)
+        byte = sample[offset - start :][:1]
         shown = f"0x{byte[0]:02x}" if byte else "end of file"
         name = printable(self.name)
         message = f"{name} is not {self.options.encoding}: bad byte {shown} at offset {offset:,}"
@@ -268,6 +344,16 @@ class _Boilerplate:
 
     def strip(self, text: str) -> str:
         """Return what stays of the next part, which ends with a line where it can."""
+        is_body = self.is_inside and not self.is_after_marker
+        if (
+            is_body
+            and not _MAY_BE_MARKER.search(text)
+            and not _MAY_BE_MARKER.match("\n" + text[:64])
+        ):
+            self.is_start = False
+            if text:
+                self.is_line_start = text.endswith("\n")
+            return text
         kept: list[str] = []
         position = 0
         if not self.is_line_start:
@@ -313,7 +399,7 @@ _MAGIC = {
     b"GIF89a": "a GIF image",
     b"%PDF-": "a PDF",
     b"PK\x03\x04": "a ZIP archive (or an .odt, .docx or .epub)",
-    b"\x1f\x8b": "gzip data",
+    b"\x1f\x8b": "gzip data",  # within other gzip data, as the next two
     **{b"BZh%d1AY&SY" % level: "bzip2 data" for level in range(1, 10)},
     b"\xfd7zXZ": "xz data",
     b"\x28\xb5\x2f\xfd": "zstd data",
@@ -357,20 +443,60 @@ def likely_encoding(sample: bytes) -> str | None:
     return best.encoding.replace("_", "-")
 
 
-def open_text(path: Path, name: str) -> BufferedReader:
-    """Open a text's bytes; what cannot be opened is a `CorpusError`."""
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise CorpusError(f"cannot read {printable(name)}: {error.strerror}") from error
+def can_be_cut(path: Path, options: CorpusOptions) -> bool:
+    """Tell whether stretches of a file can be read by themselves.
+
+    Args:
+        path: The file.
+        options: How it is read.
+
+    Returns:
+        True for plain files in encodings in which a line feed is always the
+        byte 10, and no character depends on those before it.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    return options.encoding in _CUTTABLE and kind_of(path) is None
 
 
-def _cut_safely(texts: Iterator[str], *, shapes_sigma: bool) -> Iterator[str]:
+_CUTTABLE = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252"})
+
+
+def find_cuts(path: Path, *, size: int, every: int) -> list[int]:
+    """Find places where a file can be cut: after line feeds, some way apart.
+
+    Args:
+        path: A file that `can_be_cut`.
+        size: Its bytes.
+        every: Bytes from a place to the next, about. Where no line ends within
+            as many, but at most a megabyte, there is none.
+
+    Returns:
+        Offsets, in order, 0 and `size` not among them.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    cuts: list[int] = []
+    with path.open("rb") as file:
+        for nominal in range(every, size, every):
+            file.seek(nominal)
+            found = file.read(min(every, 1 << 20)).find(b"\n")
+            if found >= 0 and nominal + found + 1 < size:
+                cuts.append(nominal + found + 1)
+    return sorted(set(cuts))
+
+
+def _cut_safely(
+    texts: Iterator[str], *, shapes_sigma: bool, warn: Callable[[], None]
+) -> Iterator[str]:
     """Cut decoded text where cleaning the pieces equals cleaning the whole.
 
     That is after whitespace, or before a character that cannot combine with
     the one before it. Where a final sigma is to be lower-cased, what decides
-    its form stays with it too.
+    its form stays with it too. `warn` is called before a piece may have to be
+    cut elsewhere.
     """
     held = ""
     for text in texts:
@@ -384,6 +510,10 @@ def _cut_safely(texts: Iterator[str], *, shapes_sigma: bool) -> Iterator[str]:
                 ):
                     cut = i
                     break
+        # From half the limit on: where a text was cut before shifts the place
+        # by no more than a block.
+        if cut == 0 and len(held) > _MAX_PIECE_CHARACTERS // 2:
+            warn()
         if cut == 0 and len(held) > _MAX_PIECE_CHARACTERS:
             cut = len(held)
         if cut:
@@ -454,13 +584,17 @@ def readable_again(source: Path | None, path: Path, *, name: str) -> Path:
         if source is None:
             shutil.copyfileobj(sys.stdin.buffer, file)
         else:
-            with open_text(source, name) as pipe:
+            try:
+                pipe = source.open("rb")
+            except OSError as error:
+                raise CorpusError(f"cannot read {printable(name)}: {error.strerror}") from error
+            with pipe:
                 shutil.copyfileobj(pipe, file)
     return path
 
 
 def sha256_of(path: Path) -> str | None:
-    """Return the hash of a file as it is, None for a pipe.
+    """Return the hash of a text as it is, decompressed; None for a pipe.
 
     Args:
         path: The file.
@@ -470,5 +604,8 @@ def sha256_of(path: Path) -> str | None:
     """
     if not path.is_file():
         return None
-    with open_text(path, path.name) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with open_source(path, path.name) as file:
+        while block := file.read(_PIECE_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

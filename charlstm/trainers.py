@@ -32,6 +32,7 @@ from charlstm.model import (
     set_weights,
 )
 from charlstm.scoring import score_ids
+from charlstm.shards import Ids as CorpusIds
 
 WARM_UP_STEPS = 200
 FINAL_LEARNING_RATE = 0.01  # share of the peak
@@ -110,7 +111,7 @@ def learning_rate_at(step: int, *, total_steps: int | None, peak: float) -> floa
     return peak * rise * fall
 
 
-def log_frequencies(ids: np.ndarray, vocabulary_size: int) -> np.ndarray:
+def log_frequencies(ids: CorpusIds, vocabulary_size: int) -> np.ndarray:
     """Give the logits that guess by how frequent each character is.
 
     Args:
@@ -121,7 +122,7 @@ def log_frequencies(ids: np.ndarray, vocabulary_size: int) -> np.ndarray:
     Returns:
         `(vocab,)` float32, the logarithms of shares that sum to 1.
     """
-    counts = np.bincount(ids[:ENOUGH_CHARACTERS], minlength=vocabulary_size) + 1.0
+    counts = np.bincount(np.asarray(ids[:ENOUGH_CHARACTERS]), minlength=vocabulary_size) + 1.0
     logits: np.ndarray = np.log(counts / counts.sum()).astype(np.float32)
     return logits
 
@@ -175,7 +176,7 @@ class Trainer(abc.ABC):
     batches: Streams | ShuffledWindows
 
     def __init__(
-        self, network: NetworkConfig, config: TrainingConfig, train_ids: np.ndarray
+        self, network: NetworkConfig, config: TrainingConfig, train_ids: CorpusIds
     ) -> None:
         """Build the network and the optimizer's slots."""
         self.network = network
@@ -186,7 +187,7 @@ class Trainer(abc.ABC):
         self.gradient_norm: tf.Tensor = tf.constant(math.nan)
 
     @abc.abstractmethod
-    def build(self, train_ids: np.ndarray) -> None:
+    def build(self, train_ids: CorpusIds) -> None:
         """Make `model` and `batches`."""
 
     @abc.abstractmethod
@@ -202,7 +203,7 @@ class Trainer(abc.ABC):
         """
 
     @abc.abstractmethod
-    def evaluate(self, ids: np.ndarray, *, max_chunks: int | None = None) -> float:
+    def evaluate(self, ids: CorpusIds, *, max_chunks: int | None = None) -> float:
         """Return the nats/char of a text by the definition of `EvaluationRows`.
 
         Args:
@@ -261,7 +262,7 @@ class StreamTrainer(Trainer):
         Kingma & Ba, 2015 (Adam).
     """
 
-    def build(self, train_ids: np.ndarray) -> None:
+    def build(self, train_ids: CorpusIds) -> None:
         """Make the network and the streams."""
         config, network = self.config, self.network
         self.batches = Streams(train_ids, config.batch_size, network.seq_length, config.random_seed)
@@ -350,7 +351,7 @@ class StreamTrainer(Trainer):
             after.append(states_after)
         return tf.add_n(nats), _join(after)
 
-    def evaluate(self, ids: np.ndarray, *, max_chunks: int | None = None) -> float:
+    def evaluate(self, ids: CorpusIds, *, max_chunks: int | None = None) -> float:
         """Return nats/char with the state carried along each row."""
         rows = EvaluationRows(ids)
         states = self.model.zero_states(rows.n_rows)
@@ -403,7 +404,7 @@ def _join(parts: list[States]) -> States:
 class ArticleTrainer(Trainer):
     """Recipe article: shuffled windows, one label each, constant learning rate."""
 
-    def build(self, train_ids: np.ndarray) -> None:
+    def build(self, train_ids: CorpusIds) -> None:
         """Make the article's network and its windows."""
         config, network = self.config, self.network
         self.batches = ShuffledWindows(
@@ -448,14 +449,16 @@ class ArticleTrainer(Trainer):
         loss, self.gradient_norm = self._step(tf.constant(inputs), tf.constant(targets))
         return float(loss), targets.size
 
-    def evaluate(self, ids: np.ndarray, *, max_chunks: int | None = None) -> float:
+    def evaluate(self, ids: CorpusIds, *, max_chunks: int | None = None) -> float:
         """Return nats/char with the window sliding over the text; nothing is traced."""
         if max_chunks is not None:
             return 0.0
-        return score_ids(LSTMStep(self.network, get_weights(self.model)), ids).nats_per_char
+        return score_ids(
+            LSTMStep(self.network, get_weights(self.model)), np.asarray(ids)
+        ).nats_per_char
 
 
-def make_trainer(network: NetworkConfig, config: TrainingConfig, train_ids: np.ndarray) -> Trainer:
+def make_trainer(network: NetworkConfig, config: TrainingConfig, train_ids: CorpusIds) -> Trainer:
     """Make the trainer of a recipe.
 
     Args:

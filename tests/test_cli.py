@@ -122,6 +122,7 @@ def bad_files(workplace: Path) -> Path:
     (workplace / "binary.bin").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9)
     (workplace / "latin.txt").write_bytes(LATIN)
     (workplace / "same.txt").write_text("a" * 500, encoding="utf-8")
+    (workplace / "empty").mkdir()
     (workplace / "folder").mkdir()
     (workplace / "folder" / "note").write_text("not a corpus", encoding="utf-8")
     return workplace
@@ -129,7 +130,8 @@ def bad_files(workplace: Path) -> Path:
 
 BAD_CORPORA = [
     ("missing.txt", "there is no text missing.txt", "macbeth.txt"),
-    ("folder", "folder without a prepared corpus", "charlstm prepare"),
+    ("folder", "folder has 12 characters", "needs at least 56"),
+    ("empty", "folder without a text", "text files, folders of them"),
     ("empty.txt", "empty.txt is empty", "hint:"),
     ("short.txt", "38 characters", "needs at least 56"),
     ("binary.bin", "binary file", "PNG"),

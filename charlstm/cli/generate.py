@@ -32,9 +32,9 @@ from charlstm.errors import printable
 
 if TYPE_CHECKING:
     from charlstm.copying import CopiedSpan
-    from charlstm.engine import Ids
     from charlstm.generation import Piece
     from charlstm.sampling import SamplingConfig
+    from charlstm.shards import Ids
     from charlstm.stopping import StopRules
     from charlstm.vocabulary import Vocabulary
     from charlstm.writer import Writer

@@ -174,6 +174,11 @@ val_fraction_option = click.option(
     type=FiniteFloat(0, 0.9),
     help="Share of the text, its end, held out.  [default: 0.1; article: 0]",
 )
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, 4_096),
+    help="CPU cores to use.  [default: all that this process may use]",
+)
 checkpoint_option = click.option(
     "--checkpoint",
     "which",

@@ -26,6 +26,7 @@ from charlstm.cli.options import (
     quiet_option,
     seq_length_option,
     text_options,
+    threads_option,
     val_fraction_option,
     without_none,
 )
@@ -156,11 +157,7 @@ class _StopRequest:
     type=click.IntRange(0, 2**63 - 1),
     help="Fixes weights, dropout and order.  [default: 0]",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 4_096),
-    help="CPU cores to use.  [default: all that this process may use]",
-)
+@threads_option
 @click.option(
     "--tensorboard",
     type=click.Path(path_type=Path, file_okay=False),
@@ -198,9 +195,10 @@ def train(
     """Train a model on a text and save checkpoints.
 
     CORPUS is a text file, - for stdin, a folder made by `prepare`, or the name
-    of a text in ./corpora/ or of one that ships with charlstm. With --resume it
-    may be left out. Ctrl-C saves a checkpoint and stops; SIGUSR1, or a file
-    save-now in the model's folder, saves one and goes on.
+    of a text in ./corpora/ or of one that ships with charlstm; also a folder of
+    texts or a pattern, as `prepare` takes them. With --resume it may be left
+    out. Ctrl-C saves a checkpoint and stops; SIGUSR1, or a file save-now in the
+    model's folder, saves one and goes on.
 
     \b
     Examples:
