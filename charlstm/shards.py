@@ -30,6 +30,8 @@ class ShardedIds:
     def __init__(self, shards: Sequence[Array]) -> None:
         """Note where each begins."""
         self.shards = tuple(shards)
+        # Indexing a map takes several times as long as indexing an array.
+        self._arrays = [np.asarray(shard).view(np.ndarray) for shard in self.shards]
         lengths = [len(shard) for shard in self.shards]
         self.starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         self.dtype: np.dtype[Any] = self.shards[0].dtype
@@ -102,12 +104,16 @@ class ShardedIds:
             low, high = int(index.min()), int(index.max())
         first, last = np.searchsorted(self.starts, [low, high], side="right") - 1
         if first == last:
-            result[...] = self.shards[first][index - self.starts[first]]
+            result[...] = self._arrays[first][index - self.starts[first]]
             return result
-        which = np.searchsorted(self.starts, index, side="right") - 1
-        for number in np.unique(which):
-            is_here = which == number
-            result[is_here] = self.shards[number][index[is_here] - self.starts[number]]
+        # In order, the ids of a file are one stretch of those wanted.
+        flat, out = index.ravel(), result.reshape(-1)
+        order = np.argsort(flat, kind="stable")
+        ordered = flat[order]
+        bounds = np.searchsorted(ordered, self.starts)
+        for number in np.flatnonzero(np.diff(bounds)):
+            here = slice(bounds[number], bounds[number + 1])
+            out[order[here]] = self._arrays[number][ordered[here] - self.starts[number]]
         return result
 
     def __iter__(self) -> Iterator[np.unsignedinteger]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import re
 import shlex
@@ -87,6 +88,12 @@ def test_readme_commands_run_in_order(trained, monkeypatch):
         monkeypatch.setenv(f"CHARLSTM_TRAIN_{name}", value)
     (trained / "poems.txt").write_text("Roses are red, violets are blue.\n" * 40, encoding="utf-8")
     (trained / "sonnets.txt").write_text("Shall I compare thee to a day?\n" * 9, encoding="utf-8")
+    for name, data in (
+        ("letters/1.txt", b"Dear friend, all is well.\n" * 40),
+        ("novels/a/one.txt.gz", gzip.compress(b"It was a dark and stormy night.\n" * 40)),
+    ):
+        (trained / name).parent.mkdir(parents=True)
+        (trained / name).write_bytes(data)
     latin = "Schöne Grüße aus dem Süden, müde Füße.\n" * 60
     (trained / "brief.txt").write_bytes(latin.encode("latin-1"))
     save_with_keras(trained / "lstm.keras")

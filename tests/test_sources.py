@@ -30,6 +30,7 @@ from charlstm.compression import kind_of, open_source
 from charlstm.copying import longest_copied_span
 from charlstm.corpus import Corpus, find_sources, load_corpus, prepare_corpus, read_summary
 from charlstm.errors import CorpusError, OutputError
+from charlstm.planning import TrainingRequest, plan_training
 from charlstm.preparing import Scale, plan_parts
 from charlstm.reading import CorpusOptions, TextReader, can_be_cut, read_text
 from charlstm.shards import ShardedIds, Windows
@@ -1074,6 +1075,35 @@ def test_bad_lists_of_texts_are_refused(
     assert message in result.stderr
     assert result.stdout == ""
     assert not list(texts.glob("prepared/.*"))
+
+
+@pytest.mark.parametrize("corpus", ["texts", "texts/*.txt", "packed.txt.gz"])
+def test_train_takes_a_folder_a_pattern_and_a_compressed_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("texts/a.txt"), VERSE * 20)
+    write(Path("texts/b.txt"), VERSE.upper() * 20)
+    write(Path("packed.txt.gz"), gzip.compress((VERSE + VERSE.upper()).encode() * 20))
+    plan = plan_training(TrainingRequest(corpus=corpus, typed={"seq_length": 9}))
+    name = "packed" if "packed" in corpus else "texts"
+    assert plan.model == Path("checkpoints") / name
+    assert plan.corpus.path == Path("prepared") / name
+    assert len(plan.corpus.ids) == 40 * 70
+
+
+def test_train_keeps_another_text_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("texts/a.txt"), VERSE * 20)
+    request = TrainingRequest(corpus="texts", typed={"seq_length": 9})
+    first = plan_training(request).corpus
+    write(Path("texts/b.txt"), VERSE * 20)
+    second = plan_training(request).corpus
+    assert second.path.name.startswith("texts-")
+    assert len(load_corpus(first.path).ids) == 20 * 70
+    assert plan_training(request).corpus.path == second.path
 
 
 def test_an_output_that_is_full_is_said_so(
