@@ -273,7 +273,7 @@ def find_corpus(name: str, *, takes_many: bool = False) -> Path:
                 folder = folder or candidate
             elif candidate.exists():
                 return candidate
-        if takes_many and (folder is not None or is_pattern(given)):
+        if takes_many and (folder or ("://" not in name and is_pattern(given))):
             return folder or given
         if folder is not None:
             raise CorpusError(

@@ -577,8 +577,7 @@ def prepare_texts(
         check(passes.characters, passes.n_chars)
         prepared = passes.write()
     for number in passes.cut:  # the others were hashed twice
-        again = sources.look_again().status[number]
-        if (again != sources.status[number]).any():
+        if not sources.is_unchanged(number):
             raise _changed(sources.label(number))
     return prepared
 
@@ -750,7 +749,7 @@ class _Passes:
         for part, arguments, promise in self.processes.map(function, self._looked_up(tasks, step)):
             n_before = self.done
             if isinstance(promise, Future):
-                result = promise.result()
+                result = result_of(promise)
             elif promise is None:
                 result = function(*arguments, self._tick)
             else:
@@ -843,18 +842,35 @@ class _Processes:
     ) -> Iterator[tuple[Part, tuple[Any, ...], Any]]:
         """Begin tasks a little ahead of the caller, and yield them in order."""
         waiting: deque[tuple[Part, tuple[Any, ...], Any]] = deque()
-        try:
-            for part, arguments, known in tasks:
-                promise: Any = known
-                if known is None and self.pool is not None:
+        for part, arguments, known in tasks:
+            promise: Any = known
+            if known is None and self.pool is not None:
+                try:
                     promise = self.pool.submit(_do, function, arguments)
-                waiting.append((part, arguments, promise))
-                if self.pool is None or len(waiting) > 2 * self.n:
-                    yield waiting.popleft()
-            while waiting:
+                except BrokenProcessPool as error:
+                    raise _died() from error
+            waiting.append((part, arguments, promise))
+            if self.pool is None or len(waiting) > 2 * self.n:
                 yield waiting.popleft()
-        except BrokenProcessPool as error:
-            raise _died() from error
+        yield from waiting
+
+
+def result_of(promise: Future[Any]) -> Any:
+    """Wait for what a process makes.
+
+    Args:
+        promise: Of its result.
+
+    Returns:
+        The result.
+
+    Raises:
+        CharlstmError: If the process died; else what went wrong in it.
+    """
+    try:
+        return promise.result()
+    except BrokenProcessPool as error:
+        raise _died() from error
 
 
 def _died() -> CharlstmError:

@@ -59,7 +59,10 @@ def work_folder(
         yield folder
     except BaseException as error:
         is_kept = folder.name == f"{PREFIX}{key}" and not isinstance(error, Exception)
-        _leave(folder, lock, is_kept=is_kept and (folder / JOURNAL).exists())
+        is_kept = is_kept and (folder / JOURNAL).exists()
+        _leave(folder, lock, is_kept=is_kept)
+        if is_kept:
+            error.add_note("the same command goes on from here")
         raise
     else:
         _leave(folder, lock, is_kept=False)

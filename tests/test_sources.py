@@ -29,9 +29,9 @@ from charlstm.batching import EvaluationRows, ShuffledWindows, Streams
 from charlstm.compression import kind_of, open_source
 from charlstm.copying import longest_copied_span
 from charlstm.corpus import Corpus, find_sources, load_corpus, prepare_corpus, read_summary
-from charlstm.errors import CorpusError, OutputError
+from charlstm.errors import CharlstmError, CorpusError, OutputError
 from charlstm.planning import TrainingRequest, plan_training
-from charlstm.preparing import Scale, plan_parts
+from charlstm.preparing import Part, Scale, _Processes, plan_parts, result_of
 from charlstm.reading import CorpusOptions, TextReader, can_be_cut, read_text
 from charlstm.shards import ShardedIds, Windows
 from charlstm.sources import Sources, collect, corpus_name
@@ -407,6 +407,15 @@ def test_a_bomb_is_only_long(tmp_path: Path, suffix: str) -> None:
     assert n_bytes == 30_000_000
 
 
+def test_a_window_larger_than_memory_may_be_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("zstandard")
+    window = bytes([(28 - 10) << 3])  # 2**28, as `zstd --long=28` writes it
+    data = b"\x28\xb5\x2f\xfd\x00" + window + b"\x09\x00\x00a"
+    with pytest.raises(CorpusError, match="needs more than 128 MB to decompress") as caught:
+        read(write(tmp_path / "t.zst", data))
+    assert caught.value.hint == "decompress it first"
+
+
 def test_a_missing_package_is_named_with_the_line_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -595,6 +604,20 @@ def test_several_processes_make_what_one_makes(
         prepare(folder, tmp_path / "many", scale=scale)
     assert str(bad) in caught.value.message
     assert "try --encoding" in str(caught.value.hint)
+
+
+def die(tick: Any) -> None:
+    os._exit(1)
+
+
+def test_a_process_that_dies_is_no_traceback() -> None:
+    part = Part(first=0, last=1)
+    with _Processes(2) as processes, pytest.raises(CharlstmError) as caught:
+        for _, _, promise in processes.map(die, [(part, (), None)] * 9):
+            result_of(promise)
+    assert caught.value.message == "a process that reads the text has died"
+    assert caught.value.exit_code == 1
+    assert "--threads" in str(caught.value.hint)
 
 
 # --- several files of ids -----------------------------------------------------
@@ -863,8 +886,9 @@ def test_an_interrupted_prepare_is_gone_on_with(
     large: Path, tmp_path: Path, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(large, tmp_path / "once", scale=Scale(shard_bytes=500))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         prepare(large, tmp_path / "out", scale=KEPT, progress=interrupted_at(share))
+    assert caught.value.__notes__ == ["the same command goes on from here"]
     assert not (tmp_path / "out").exists()
     (work,) = left_in(tmp_path)
     n_done = len((work / "journal").read_bytes().splitlines()) - 1
@@ -1000,6 +1024,19 @@ if __name__ == "__main__":
 """
 
 
+def test_an_interruption_says_that_it_can_be_gone_on_with(
+    large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **choices: Any) -> Any:
+        prepare(large, tmp_path / "out", scale=KEPT, progress=interrupted_at(0.5))
+
+    monkeypatch.setattr("charlstm.corpus.prepare_corpus", interrupted)
+    monkeypatch.chdir(tmp_path)
+    result = run("prepare", "texts", "-q")
+    assert result.exit_code == 130
+    assert result.stderr.endswith("Error: interrupted\nhint: the same command goes on from here\n")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 def test_a_killed_prepare_is_gone_on_with_and_its_processes_end(tmp_path: Path) -> None:
     write(tmp_path / "t.txt", "Größe und Gefühl\nfair is foul\n" * 30_000)
@@ -1062,6 +1099,7 @@ def test_prepare_says_what_it_left_out(tmp_path: Path, monkeypatch: pytest.Monke
         (["a.txt", "none.txt"], "there is no text none.txt"),
         (["*.doc"], "*.doc is a pattern without match"),
         (["-", "-"], "given twice"),
+        (["http://host/text?page=1"], "is an address, not a file"),
         (["a.txt", "--name", "a/b"], "no name for a folder"),
         ([], "Missing argument"),
     ],

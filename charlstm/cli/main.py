@@ -34,8 +34,9 @@ class CharlstmGroup(click.Group):
             _fail(_usage_message(error), _usage_hint(error), error.exit_code, error)
         except CharlstmError as error:
             _fail(error.message, error.hint, error.exit_code, error)
-        except (KeyboardInterrupt, click.Abort):
-            _fail("interrupted", None, INTERRUPTED, None)
+        except (KeyboardInterrupt, click.Abort) as interruption:
+            notes = getattr(interruption.__cause__ or interruption, "__notes__", [])
+            _fail("interrupted", next(iter(notes), None), INTERRUPTED, None)
         except SystemExit as end:
             # Click exits 1 for a closed pipe, having wrapped stdout.
             if sys.stdout is not stdout:
