@@ -14,6 +14,7 @@ training state: it writes, is evaluated, exported and begun with (`train --from`
 from __future__ import annotations
 
 import codecs
+import contextlib
 import dataclasses
 import os
 import tempfile
@@ -31,6 +32,7 @@ from charlstm.kerasfile import KerasNetwork, read_keras_file
 from charlstm.models import clear_model, lock_model, save_checkpoint
 from charlstm.planning import check_model_folder, model_folder, prepare_text
 from charlstm.reading import CorpusOptions, TextReader, readable_again
+from charlstm.status import STATUS
 from charlstm.vocabulary import Vocabulary
 
 STEP = 0  # of the checkpoint: no step of charlstm's own
@@ -158,6 +160,8 @@ def import_model(
             run=os.urandom(8).hex(),
         )
         clear_model(folder, keep=info.path)
+        with contextlib.suppress(OSError):  # of the run that made the model replaced
+            (folder / STATUS).unlink()
     is_usual = reading.options == CorpusOptions(lowercase=recipe == "article")
     return ImportResult(
         model=folder,
