@@ -64,11 +64,12 @@ class Streams:
         """Characters that a step learns from."""
         return self.batch_size * self.seq_length
 
-    def batch(self, step: int) -> tuple[Ids, Ids, bool]:
+    def batch(self, step: int, *, rows: slice | None = None) -> tuple[Ids, Ids, bool]:
         """Return the batch of a step.
 
         Args:
             step: Counted from 0 over all epochs.
+            rows: Which of its rows; nothing of the others is read. None for all.
 
         Returns:
             Inputs and targets, `(batch, seq_length)` int32, the targets one
@@ -79,10 +80,11 @@ class Streams:
         n_chars = len(self.ids)
         turn = int(_rng(self.random_seed, epoch).integers(n_chars))
         row_length = n_chars // self.batch_size
-        starts = turn + np.arange(self.batch_size) * row_length + position * self.seq_length
+        chosen = np.arange(*(rows or slice(None)).indices(self.batch_size))
+        starts = turn + chosen * row_length + position * self.seq_length
         index = (starts[:, None] + np.arange(self.seq_length + 1)) % n_chars
-        rows = self.ids[index].astype(np.int32)  # (batch, seq_length + 1)
-        return rows[:, :-1], rows[:, 1:], position == 0
+        read = self.ids[index].astype(np.int32)  # (batch, seq_length + 1)
+        return read[:, :-1], read[:, 1:], position == 0
 
 
 @dataclasses.dataclass(frozen=True)

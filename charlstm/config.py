@@ -24,7 +24,7 @@ ARTICLE_BATCH_SIZE = 30
 ARTICLE_EPOCHS = 100
 ARTICLE_LEARNING_RATE = 1e-3
 ARTICLE_DROPOUT = 0.2
-_MIN_PART_ROWS = 8
+MIN_PART_ROWS = 8
 # What two cores of a laptop train in a second, about.
 _NOMINAL_CHARS_PER_SECOND = 30_000
 # Dropout grows from the first to the second.
@@ -129,7 +129,7 @@ class TrainingConfig:
         """
         if self.recipe == "article":
             return 1
-        return max(1, min(self.threads, self.batch_size // _MIN_PART_ROWS))
+        return max(1, min(self.threads, self.batch_size // MIN_PART_ROWS))
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -9,7 +9,7 @@ in each, named as in `checkpoint.weight_shapes`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -26,6 +26,20 @@ States = list[tuple[tf.Tensor, tf.Tensor]]
 Weights = list[PackedWeights | tf.Tensor | None]
 # Masks on weights are drawn under this number, those of a part under its own.
 _WHOLE_BATCH = 4095
+
+
+class PartRows(NamedTuple):
+    """Which rows of a part of a batch these are; the part's masks are drawn whole.
+
+    So what is dropped does not depend on who trains which rows.
+
+    Attributes:
+        first: The first of them.
+        n_rows: Rows of the part in all.
+    """
+
+    first: int
+    n_rows: int
 
 
 class StreamLSTM(keras.Model):
@@ -90,6 +104,7 @@ class StreamLSTM(keras.Model):
         training: bool = False,
         step: tf.Tensor | int = 0,
         part: int = 0,
+        part_rows: PartRows | None = None,
         weights: Weights | None = None,
     ) -> tuple[tf.Tensor, States]:
         """Read characters and score what comes after each.
@@ -101,6 +116,7 @@ class StreamLSTM(keras.Model):
             step: Scalar integer; with the random seed it fixes the masks, so
                 that a resumed run drops what the first one would have.
             part: Which part of a batch this is; each has its own masks.
+            part_rows: Which rows of the part; None for all of them.
             weights: From `pack_weights`, which parts of a batch share; None
                 packs them here.
 
@@ -118,7 +134,8 @@ class StreamLSTM(keras.Model):
             x, h, c = self._run_lstm(lstm, x, h, c, weights[n])  # (time, batch, units)
             after.append((h, c))
             if training and self.rate > 0:
-                x *= _dropout_mask(x, self.rate, self._mask_seed(step, layer=n, part=part))
+                seed = self._mask_seed(step, layer=n, part=part)
+                x *= _dropout_mask(x, self.rate, seed, part_rows)
         return tf.transpose(self.dense(x), [1, 0, 2]), after
 
     def pack_weights(self, *, training: bool = False, step: tf.Tensor | int = 0) -> Weights:
@@ -182,7 +199,9 @@ class StreamLSTM(keras.Model):
         return [(zeros, zeros) for _ in self.lstms]
 
 
-def _dropout_mask(like: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
+def _dropout_mask(
+    like: tf.Tensor, rate: float, seed: tf.Tensor, part_rows: PartRows | None = None
+) -> tf.Tensor:
     """Draw what a tensor is multiplied by to drop some of it out.
 
     One random byte decides for each element, a quarter of what a random float
@@ -192,6 +211,8 @@ def _dropout_mask(like: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
         like: Gives the shape.
         rate: Share to drop, in (0, 1); at least 1/256 and at most 255/256 is.
         seed: `(2,)` int32; the mask is a function of it.
+        part_rows: Where along the second axis of a larger mask this one is;
+            None if it is whole.
 
     Returns:
         float32: 0 where dropped, and where not what keeps the mean.
@@ -201,11 +222,17 @@ def _dropout_mask(like: tf.Tensor, rate: float, seed: tf.Tensor) -> tf.Tensor:
     """
     n_dropped = min(255, max(1, round(256 * rate)))
     shape = tf.shape(like)
+    if part_rows is not None:
+        shape = tf.stack([shape[0], part_rows.n_rows, shape[2]])
     n_words = (tf.reduce_prod(shape) + 7) // 8
     words = tf.random.stateless_uniform([n_words], seed, minval=None, maxval=None, dtype=tf.uint64)
     octets = tf.reshape(tf.bitcast(words, tf.uint8), [-1])[: tf.reduce_prod(shape)]
     # A comparison would cost three times as much.
     kept = tf.clip_by_value(tf.cast(octets, tf.float32) - (n_dropped - 1.0), 0.0, 1.0)
+    if part_rows is not None:
+        n_rows = tf.shape(like)[1]
+        kept = tf.reshape(kept, shape)[:, part_rows.first : part_rows.first + n_rows]
+        shape = tf.shape(like)
     return tf.reshape(kept, shape) * (256 / (256 - n_dropped))
 
 

@@ -13,6 +13,7 @@ import abc
 import dataclasses
 import itertools
 import math
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -23,6 +24,7 @@ from charlstm.checkpoint import Arrays
 from charlstm.config import NetworkConfig, TrainingConfig
 from charlstm.engine import LSTMStep
 from charlstm.model import (
+    PartRows,
     States,
     StreamLSTM,
     article_inputs,
@@ -37,7 +39,7 @@ from charlstm.shards import Ids as CorpusIds
 WARM_UP_STEPS = 200
 FINAL_LEARNING_RATE = 0.01  # share of the peak
 FALLING_SHARE = 0.4  # of the run
-_EVALUATION_CHUNK = 100
+EVALUATION_CHUNK = 100
 ENOUGH_CHARACTERS = 1_000_000  # to tell how frequent each is
 
 
@@ -156,6 +158,30 @@ class FusedAdam(keras.optimizers.Adam):
             grad=gradient,
         )
 
+    def apply_here(
+        self,
+        gradients: list[tf.Tensor],
+        variables: list[keras.Variable],
+        learning_rate: tf.Tensor,
+    ) -> None:
+        """Update the copies of one replica, whose gradients are already the sum of all.
+
+        `apply` would sum them again, and let the replicas agree on each number
+        that they have agreed on.
+
+        Args:
+            gradients: The same ones on every replica.
+            variables: As the optimizer was built with.
+            learning_rate: Scalar float32.
+        """
+        for gradient, variable in zip(gradients, variables, strict=True):
+            self.update_step(gradient, variable.value, learning_rate)
+        tf.raw_ops.AssignVariableOp(
+            resource=self.learning_rate.value.handle, value=tf.cast(learning_rate, tf.float32)
+        )
+        one = tf.ones((), self.iterations.dtype)
+        tf.raw_ops.AssignAddVariableOp(resource=self.iterations.value.handle, value=one)
+
 
 class Trainer(abc.ABC):
     """A network, its optimizer and its batches.
@@ -254,6 +280,20 @@ class Trainer(abc.ABC):
         """Take the carried states back, if there are any."""
 
 
+class Piece(NamedTuple):
+    """Rows that go through the network together.
+
+    Attributes:
+        rows: Which of the rows at hand.
+        part: The part of the batch that they belong to, which has its own masks.
+        part_rows: Which rows of the part they are; None if they are all of it.
+    """
+
+    rows: slice
+    part: int
+    part_rows: PartRows | None = None
+
+
 class StreamTrainer(Trainer):
     """Recipe default: truncated back-propagation with the state carried.
 
@@ -265,7 +305,9 @@ class StreamTrainer(Trainer):
     def build(self, train_ids: CorpusIds) -> None:
         """Make the network and the streams."""
         config, network = self.config, self.network
-        self.batches = Streams(train_ids, config.batch_size, network.seq_length, config.random_seed)
+        self.batches: Streams = Streams(
+            train_ids, config.batch_size, network.seq_length, config.random_seed
+        )
         self.model: StreamLSTM = StreamLSTM(
             network,
             dropout=config.dropout,
@@ -285,30 +327,48 @@ class StreamTrainer(Trainer):
         step: tf.Tensor,
         learning_rate: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, States]:
+        pieces = [Piece(rows, part) for part, rows in enumerate(self._parts(inputs.shape[0]))]
+        n_chars = inputs.shape[0] * inputs.shape[1]
+        loss, gradients, after = self._gradients(
+            inputs, targets, states, step, pieces=pieces, n_chars=n_chars
+        )
+        variables = self.model.trainable_variables
+        norm = tf.linalg.global_norm(gradients)
+        if self.config.clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_norm, use_norm=norm)
+        self.optimizer.learning_rate.assign(learning_rate)
+        self.optimizer.apply(gradients, variables)
+        return loss_of_finite_step(loss, norm), norm, after
+
+    def _gradients(
+        self,
+        inputs: tf.Tensor,
+        targets: tf.Tensor,
+        states: States,
+        step: tf.Tensor,
+        *,
+        pieces: list[Piece],
+        n_chars: int,
+    ) -> tuple[tf.Tensor, list[tf.Tensor], States]:
+        """Return nats a character of `n_chars`, their gradients, and the states after."""
         after: list[States] = []
         nats = []
         with tf.GradientTape() as tape:
             weights = self.model.pack_weights(training=True, step=step)
-            for part, rows in enumerate(self._parts(inputs.shape[0])):
+            for rows, part, part_rows in pieces:
                 logits, states_after = self.model(
                     inputs[rows],
                     [(h[rows], c[rows]) for h, c in states],
                     training=True,
                     step=step,
                     part=part,
+                    part_rows=part_rows,
                     weights=weights,
                 )
                 nats.append(tf.reduce_sum(_cross_entropy(targets[rows], logits)))
                 after.append(states_after)
-            loss = tf.add_n(nats) / float(inputs.shape[0] * inputs.shape[1])
-        variables = self.model.trainable_variables
-        gradients = tape.gradient(loss, variables)
-        norm = tf.linalg.global_norm(gradients)
-        if self.config.clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_norm, use_norm=norm)
-        self.optimizer.learning_rate.assign(learning_rate)
-        self.optimizer.apply(gradients, variables)
-        return _loss_of_finite_step(loss, norm), norm, _join(after)
+            loss = tf.add_n(nats) / float(n_chars)
+        return loss, tape.gradient(loss, self.model.trainable_variables), _join(after)
 
     def _parts(self, n_rows: int) -> list[slice]:
         """Cut rows into a part for each thread; they run side by side."""
@@ -358,8 +418,8 @@ class StreamTrainer(Trainer):
         rows = EvaluationRows(ids)
         states = self.model.zero_states(rows.n_rows)
         nats = 0.0
-        for start in range(0, rows.width, _EVALUATION_CHUNK)[:max_chunks]:
-            inputs, targets, is_scored = rows.chunk(start, _EVALUATION_CHUNK)
+        for start in range(0, rows.width, EVALUATION_CHUNK)[:max_chunks]:
+            inputs, targets, is_scored = rows.chunk(start, EVALUATION_CHUNK)
             part, states = self._evaluation_step(
                 tf.constant(inputs), tf.constant(targets), tf.constant(is_scored), states
             )
@@ -369,10 +429,14 @@ class StreamTrainer(Trainer):
     def arrays(self) -> Arrays:
         """Add the carried states."""
         arrays = super().arrays()
-        for n, (h, c) in enumerate(self.states, 1):
-            arrays[f"states/lstm_{n}/h"] = h.numpy()
-            arrays[f"states/lstm_{n}/c"] = c.numpy()
+        for n, (h, c) in enumerate(self.carried_states(), 1):
+            arrays[f"states/lstm_{n}/h"] = h
+            arrays[f"states/lstm_{n}/c"] = c
         return arrays
+
+    def carried_states(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Copy the states of all rows out, h and c of each layer."""
+        return [(h.numpy(), c.numpy()) for h, c in self.states]
 
     def restore_states(self, arrays: Arrays) -> None:
         """Take the carried states back."""
@@ -390,7 +454,7 @@ def _cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
 
 
-def _loss_of_finite_step(loss: tf.Tensor, norm: tf.Tensor) -> tf.Tensor:
+def loss_of_finite_step(loss: tf.Tensor, norm: tf.Tensor) -> tf.Tensor:
     """Let a gradient that is not finite show in the loss."""
     return tf.where(tf.math.is_finite(norm), loss, float("nan"))
 
@@ -435,7 +499,7 @@ class ArticleTrainer(Trainer):
         gradients = tape.gradient(loss, variables)
         self.optimizer.apply(gradients, variables)
         norm = tf.linalg.global_norm(gradients)
-        return _loss_of_finite_step(loss, norm), norm
+        return loss_of_finite_step(loss, norm), norm
 
     def _state_variables(self) -> dict[str, keras.Variable]:
         """Add the states of Keras's dropout generators."""

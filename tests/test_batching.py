@@ -87,6 +87,16 @@ def test_a_batch_depends_on_its_step_alone() -> None:
         np.testing.assert_array_equal(again.batch(step)[:2], in_order[step])
 
 
+def test_some_rows_of_a_batch_are_those_rows() -> None:
+    streams = Streams(np.arange(200, dtype=np.uint8), batch_size=7, seq_length=9, random_seed=4)
+    for step in (0, 2, streams.steps_per_epoch):
+        inputs, targets, is_start = streams.batch(step)
+        some = streams.batch(step, rows=slice(2, 5))
+        np.testing.assert_array_equal(some[0], inputs[2:5])
+        np.testing.assert_array_equal(some[1], targets[2:5])
+        assert some[2] is is_start
+
+
 def test_each_epoch_begins_elsewhere() -> None:
     data = Streams(positions(10_007), 4, 7, random_seed=5)
     beginnings = {int(data.batch(e * data.steps_per_epoch)[0][0, 0]) for e in range(8)}

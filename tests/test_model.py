@@ -280,3 +280,22 @@ def test_recurrent_dropout_is_a_mask_on_the_recurrent_kernel(keras):
     for lstm, packed in zip(plain.lstms, (first, second), strict=True):
         lstm.recurrent_kernel.assign(packed.recurrent)
     np.testing.assert_allclose(dropped, plain(ids)[0], atol=1e-6)
+
+
+def test_rows_of_a_part_drop_what_the_whole_part_would(keras):
+    """Also the rows in its middle, through both layers' masks."""
+    import tensorflow as tf
+
+    from charlstm.model import PartRows, StreamLSTM
+
+    model = StreamLSTM(
+        NetworkConfig(vocabulary_size=7, units=5, seq_length=4), dropout=0.4, random_seed=3
+    )
+    ids = tf.constant(np.random.default_rng(0).integers(0, 7, (9, 4)), tf.int32)
+    options = {"training": True, "step": 6, "part": 2}
+    whole, states = model(ids, **options)
+    some, some_states = model(ids[3:8], part_rows=PartRows(3, 9), **options)
+    np.testing.assert_allclose(some, whole[3:8], atol=1e-6)
+    np.testing.assert_allclose(some_states[1][0], states[1][0][3:8], atol=1e-6)
+    other, _ = model(ids[3:8], part_rows=PartRows(4, 9), **options)
+    assert not np.allclose(other, whole[3:8], atol=1e-3)
