@@ -43,7 +43,9 @@ def process_age() -> float:
     return 0.0
 
 
-def start_tensorflow(*, threads: int, random_seed: int, parts: int) -> None:
+def start_tensorflow(
+    *, threads: int, random_seed: int, parts: int, starts_runtime: bool = True
+) -> None:
     """Import TensorFlow without its start-up messages and set its threads.
 
     Args:
@@ -52,6 +54,8 @@ def start_tensorflow(*, threads: int, random_seed: int, parts: int) -> None:
         parts: Parts of a batch that are trained side by side, as
             `TrainingConfig.n_parts` has it. They share the threads out: two
             on one small matrix product are slower than one alone.
+        starts_runtime: False if this process joins others, which must be the
+            first thing that the runtime does.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -64,7 +68,8 @@ def start_tensorflow(*, threads: int, random_seed: int, parts: int) -> None:
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         tf.get_logger().setLevel("ERROR")
         keras.utils.set_random_seed(random_seed % 2**32)
-        tf.zeros(1)  # starts the runtime, which has more to say
+        if starts_runtime:
+            tf.zeros(1)  # starts the runtime, which has more to say
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -59,6 +59,9 @@ from charlstm.scoring import unigram_entropy
 from charlstm.stopping import StopRules
 from charlstm.storage import shown
 from charlstm.trainers import ENOUGH_CHARACTERS, WARM_UP_STEPS, TrainerState, make_trainer
+
+if TYPE_CHECKING:
+    from charlstm.distribution import Group
 
 Stopped = Literal["epochs", "minutes", "early", "interrupted"]
 
@@ -167,6 +170,9 @@ class Run:
         should_stop: Asked after each step; True saves and stops.
         should_save: Asked after each step; True saves and goes on.
         reporter: Told what happens.
+        group: The devices or workers that train together, whose `clock` and
+            `should_stop` are then given too; None to train alone. Only its
+            first worker reads and writes the model.
     """
 
     def __init__(
@@ -185,9 +191,12 @@ class Run:
         should_stop: Callable[[], bool] = lambda: False,
         should_save: Callable[[], bool] = lambda: False,
         reporter: Reporter | None = None,
+        group: Group | None = None,
     ) -> None:
         """Build the trainer and restore the checkpoint, if any."""
         self.corpus = corpus
+        self.group = group
+        self.is_writer = group is None or group.is_writer
         self.network = network
         self.config = config
         self.model = model
@@ -204,7 +213,8 @@ class Run:
         self.split = split
         self.n_train = split.train_characters
         self.val_ids = corpus.ids[split.train_characters :]
-        self.trainer = make_trainer(network, config, corpus.ids[: split.train_characters])
+        make = make_trainer if group is None else group.make_trainer
+        self.trainer = make(network, config, corpus.ids[: split.train_characters])
         self.started_from: dict[str, Any] | None = None
         if start_from is not None:
             self._begin_with(start_from)
@@ -212,9 +222,12 @@ class Run:
         self.run_id = os.urandom(8).hex() if resume_from is None else resume_from.run
         self.saved_step: int | None = None
         self.keeps_plan = False
-        self.good = self.initial = self._point()
+        self.reserved = reserved
+        now = self.good = self.initial = self._point()
         if resume_from is not None:
-            self._restore(resume_from)
+            now = self._restore(resume_from)
+        if group is not None:
+            self._begin_alike(group, now)
         self.process_started = clock() if started is None else started
         # A stored plan is finished as it was made: starting again costs it no
         # steps, and it is given up only on a machine of quite another speed.
@@ -224,7 +237,9 @@ class Run:
             clock,
             started=started,
             earlier=self.state.seconds,
-            budget=None if config.minutes is None else max(0.0, config.minutes * 60 - reserved),
+            budget=None
+            if config.minutes is None
+            else max(0.0, config.minutes * 60 - self.reserved),
             tolerance=KEPT_PLAN_TOLERANCE if self.keeps_plan else PLAN_TOLERANCE,
             slack=PLAN_TOLERANCE if self.keeps_plan else 0.0,
         )
@@ -340,7 +355,7 @@ class Run:
         """
         # The old model stays until the first checkpoint of the new one is there.
         self.replaces_old = overwrite
-        if self.saved_step is None and not overwrite:
+        if self.saved_step is None and not overwrite and self.is_writer:
             cut_logs(self.model, step=0)  # of a run that died before its first checkpoint
         state = self.state
         stopped = self._reason_to_stop()
@@ -538,6 +553,8 @@ class Run:
         if self.replaces_old:  # nothing of this run is in the folder yet
             self.held_records = [r for r in self.held_records if r[1]["step"] <= step]
             return
+        if not self.is_writer:
+            return
         cut_logs(self.model, step=step)
         # What was saved on the way to the failure need not be gone on from.
         drop_later_checkpoints(self.model, step=step)
@@ -546,6 +563,8 @@ class Run:
         if not self.sample_every or self.pace.read() - self.last_sample < self.sample_every:
             return
         self.last_sample = self.pace.read()
+        if not self.is_writer:
+            return
         text = self._write_sample()
         self._log(SAMPLES, {"step": self.state.step, "text": text})
         self.reporter.sample(self.state.step, text)
@@ -571,6 +590,10 @@ class Run:
         state = self.state
         if self.saved_step == state.step:
             return
+        arrays = self.trainer.arrays()  # of all workers
+        if not self.is_writer:
+            self.saved_step, self.last_save = state.step, self.pace.read()
+            return
         is_evaluated = state.loss_count == 0
         stored = dataclasses.asdict(state) | {"seconds": self.pace.seconds}
         logs = {name: [r for n, r in self.held_records if n == name] for name in LOGS}
@@ -585,7 +608,7 @@ class Run:
             config=self._config_json(),
             vocabulary=self.corpus.vocabulary,
             weights=get_weights(self.trainer.model),
-            state=TrainingState(trainer=stored, arrays=self.trainer.arrays()),
+            state=TrainingState(trainer=stored, arrays=arrays),
             run=self.run_id,
         )
         self.saved_step = state.step
@@ -597,6 +620,8 @@ class Run:
 
     def _log(self, name: str, record: dict[str, Any]) -> None:
         """Log, or hold back what must not mix with the log of an old model."""
+        if not self.is_writer:
+            return
         if self.replaces_old:
             self.held_records.append((name, record))
         else:
@@ -641,7 +666,7 @@ class Run:
             f"{n_shared} of {len(self.corpus.vocabulary)} characters are known to it"
         )
 
-    def _restore(self, info: CheckpointInfo) -> None:
+    def _restore(self, info: CheckpointInfo) -> _Point:
         checkpoint, saved = load_checkpoint(info), load_training_state(info)
         self.state = _stored_state(saved.trainer, info)
         self.trainer.restore(checkpoint.weights, saved.arrays)
@@ -661,23 +686,41 @@ class Run:
         else:
             replace_logs(self.model, logs)
         self.saved_step = self.state.step
-        self.good = self._last_good_point(info)
+        now = _Point(dataclasses.replace(self.state), checkpoint.weights, saved.arrays)
+        self.good = self._last_good_point(info, now)
+        return now
 
-    def _last_good_point(self, info: CheckpointInfo) -> _Point:
+    def _begin_alike(self, group: Group, now: _Point) -> None:
+        """Give all workers what worker 0 has begun with or read from a checkpoint."""
+        names = ("run_id", "saved_step", "keeps_plan", "started_from", "reserved")
+        for name, value in group.share({name: getattr(self, name) for name in names}).items():
+            setattr(self, name, value)
+        self.initial, self.good, now = (
+            _Point(
+                TrainerState(**group.share(dataclasses.asdict(point.state))),
+                group.share_arrays(point.weights),
+                group.share_arrays(point.arrays),
+            )
+            for point in (self.initial, self.good, now)
+        )
+        self.state = now.state
+        self.trainer.restore(now.weights, now.arrays)
+
+    def _last_good_point(self, info: CheckpointInfo, now: _Point) -> _Point:
         """Find what the run that is gone on with would have gone back to."""
         if info.is_evaluated:
-            return self._point()
+            return now
         earlier = [c for c in list_checkpoints(self.model) if c.step < info.step]
         point = return_point(earlier)
         if point is None:
             # The beginning, which for another model's weights is gone.
-            return self._point() if self.started_from else self.initial
+            return now if self.started_from else self.initial
         try:
             saved = load_training_state(point)
             weights = load_checkpoint(point).weights
             return _Point(_stored_state(saved.trainer, point), weights, saved.arrays)
         except CheckpointError:
-            return self._point()
+            return now
 
     def _finish(self, stopped: Stopped) -> TrainingResult:
         state = self.state
@@ -686,12 +729,18 @@ class Run:
             self.saved_step = None  # it may be saved already, without a loss
         if state.step:
             self._save()
-        checkpoints = [] if self.replaces_old else list_checkpoints(self.model)
+        is_ours = self.is_writer and not self.replaces_old
+        checkpoints = list_checkpoints(self.model) if is_ours else []
         best = best_checkpoint(checkpoints) if checkpoints else None
         best_val_loss = None if best is None else best.val_loss
         is_longer = len(self.val_ids) > MAX_TRAINING_EVALUATION
-        if best is not None and is_longer and stopped != "interrupted":
-            set_weights(self.trainer.model, load_checkpoint(best).weights)
+        # All workers evaluate, and none ends before the first one has saved.
+        is_saved = best is not None if self.group is None else self.group.share(best is not None)
+        if is_saved and is_longer and stopped != "interrupted":
+            weights = {} if best is None else load_checkpoint(best).weights
+            if self.group is not None:
+                weights = self.group.share_arrays(weights)
+            set_weights(self.trainer.model, weights)
             best_val_loss = self.trainer.evaluate(self.val_ids[:MAX_FINAL_EVALUATION])
         return TrainingResult(
             stopped=stopped,

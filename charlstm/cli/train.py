@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import math
@@ -32,6 +33,7 @@ from charlstm.cli.options import (
 )
 from charlstm.cli.output import model_argument, note, print_json
 from charlstm.cli.report import REPORT_SECONDS, choose_report_path, write_report
+from charlstm.cli.workers import follow_training, start_training
 from charlstm.config import TrainingConfig
 from charlstm.errors import printable
 
@@ -46,8 +48,9 @@ _IMPORTED = time.monotonic()
 class _StopRequest:
     """Ctrl-C, SIGTERM and SIGHUP: the first asks to save and stop, the second quits at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_silent: bool = False) -> None:
         self.is_set = False
+        self._is_silent = is_silent
         self._stderr = os.dup(2)  # stays what it is while TensorFlow is kept quiet
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last: a terminal is closed
             number = getattr(signal, name, None)
@@ -58,7 +61,8 @@ class _StopRequest:
         if self.is_set:
             os._exit(INTERRUPTED)
         self.is_set = True
-        os.write(self._stderr, b"\nstopping after this step; again to quit at once\n")
+        if not self._is_silent:
+            os.write(self._stderr, b"\nstopping after this step; again to quit at once\n")
 
     def __call__(self) -> bool:
         return self.is_set
@@ -80,6 +84,7 @@ class _StopRequest:
             "random_seed",
             "threads",
         ],
+        "Several processes or machines": ["workers", "worker_index", "local_workers"],
         "How the text is read": ["encoding", "lowercase", "normalize", "keep_boilerplate"],
         "What is printed": ["sample_every", "as_json", "quiet"],
         "What is written to look at": ["tensorboard", "html_report"],
@@ -173,6 +178,19 @@ class _StopRequest:
     help="Write a page about the model at the end, as `charlstm report` does.  "
     "[default: <model's name>-report.html]",
 )
+@click.option(
+    "--workers",
+    metavar="HOST:PORT,...",
+    help="Train on several machines: the same command on each, with the addresses of all, of "
+    "which the first saves. TF_CONFIG does the same.",
+)
+@click.option("--worker-index", type=click.IntRange(0), help="Which of them this is, from 0.")
+@click.option(
+    "--local-workers",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Train in N processes on this machine, which share the threads.",
+)
 @quiet_option
 @json_option
 @click.pass_obj
@@ -188,6 +206,9 @@ def train(
     sample_every: float,
     tensorboard: Path | None,
     html_report: str | None,
+    workers: str | None,
+    worker_index: int | None,
+    local_workers: int | None,
     quiet: bool,
     as_json: bool,
     **typed: Any,
@@ -207,7 +228,8 @@ def train(
       charlstm train poems.txt --from macbeth
       charlstm train macbeth.txt --recipe article --model article --epochs 1
     """
-    from charlstm.backend import available_cores, start_tensorflow
+    from charlstm.backend import available_cores
+    from charlstm.cluster import choose_cluster
     from charlstm.models import lock_model
     from charlstm.planning import (
         TrainingRequest,
@@ -222,6 +244,18 @@ def train(
     for flag, is_given in (("--overwrite", overwrite), ("--from", start_from is not None)):
         if resume and is_given:
             raise click.UsageError(f"--resume and {flag} exclude each other")
+    cluster = choose_cluster(
+        workers=workers,
+        worker_index=worker_index,
+        local_workers=local_workers,
+        environment=os.environ,
+    )
+    given = without_none(typed | {"recipe": recipe})
+    if cluster is not None and not cluster.is_writer:
+        stop = _StopRequest(is_silent=True)
+        if hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # worker 0 heeds it
+        return follow_training(cluster, corpus, typed=given, should_stop=stop)
     with show_progress("preparing", quiet=quiet) as progress:
         plan = plan_training(
             TrainingRequest(
@@ -245,14 +279,18 @@ def train(
             note(line)
         if tensorboard is not None:
             note(_how_to_look(tensorboard))
-    with lock_model(plan.model):
+    with lock_model(plan.model), contextlib.ExitStack() as stack:
         check_unchanged(plan, overwrite=overwrite)
         stop, wanted = _StopRequest(), SaveRequest(plan.model)
         _heed_save_signal(wanted)
-        start_tensorflow(
-            threads=plan.config.threads,
-            random_seed=plan.config.random_seed,
-            parts=plan.config.n_parts,
+        alike = start_training(
+            plan,
+            cluster,
+            stack,
+            typed=given,
+            started=started or _IMPORTED,
+            should_stop=stop,
+            should_save=wanted,
         )
         from charlstm.training import Run
 
@@ -275,10 +313,8 @@ def train(
                 start_from=plan.start_from,
                 sample_every=sample_every,
                 reserved=0.0 if report is None else REPORT_SECONDS,
-                started=started or _IMPORTED,
-                should_stop=stop,
-                should_save=wanted,
                 reporter=reporter,
+                **alike,
             ).run(overwrite=overwrite)
             stopped = result.stopped
         finally:
