@@ -33,6 +33,20 @@ _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
 # How long a worker waits for the others to come; they may be started by hand.
 JOIN_SECONDS = 600.0
 _SECONDS_TO_TELL, _LOOK_SECONDS = 15.0, 0.2
+CONNECT_SECONDS = 60.0
+_WATCH = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+watched, seconds, text = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+end = time.monotonic() + seconds
+while os.getppid() == watched:
+    if time.monotonic() > end:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+        os.kill(watched, getattr(signal, "SIGKILL", signal.SIGTERM))
+        break
+    time.sleep(0.1)
+"""
 # What a worker has to end by itself after the first one is done.
 _LAST_SECONDS = 10.0
 
@@ -405,8 +419,9 @@ def _listener(cluster: Cluster) -> socket.socket:
             )
         return socket.create_server(("", int(port)))
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
         raise OutputError(
-            f"{cluster.name()}: cannot listen on port {port}: {error.strerror or error}",
+            f"{cluster.name()}: cannot listen on port {port}: {reason}",
             hint="end the other run, or give this worker another port",
         ) from error
 
@@ -493,6 +508,34 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def bounded(cluster: Cluster, *, seconds: float = CONNECT_SECONDS) -> Iterator[None]:
+    """Kill this process if what it does in this block takes too long.
+
+    While TensorFlow connects the workers nothing of Python runs, and if one
+    dies just then, it waits for an hour. So a small process watches this one,
+    says what is wrong, and kills it, which makes its exit code 137.
+
+    Args:
+        cluster: The workers.
+        seconds: How long it may take.
+
+    Yields:
+        Nothing.
+    """
+    text = (
+        f"Error: {cluster.name()}: the others answered, but did not connect in {seconds:.0f} "
+        "seconds; one may have ended meanwhile\nhint: start all of them again\n"
+    )
+    command = [sys.executable, "-I", "-S", "-c", _WATCH, str(os.getpid()), str(seconds), text]
+    guard = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        guard.kill()
+        guard.wait()
 
 
 class LostWorkerError(TrainingError):

@@ -36,7 +36,15 @@ from tensorflow.python.eager import context
 
 from charlstm.batching import EvaluationRows
 from charlstm.checkpoint import Arrays
-from charlstm.cluster import Cluster, check_port, lost, share_of, unreachable, wait_for_workers
+from charlstm.cluster import (
+    Cluster,
+    bounded,
+    check_port,
+    lost,
+    share_of,
+    unreachable,
+    wait_for_workers,
+)
 from charlstm.config import MIN_PART_ROWS, NetworkConfig, TrainingConfig
 from charlstm.errors import TrainingError
 from charlstm.model import PartRows, States
@@ -383,7 +391,7 @@ def join(
         rpc_layer="grpc",
     )
     try:
-        with _deadly_signals():
+        with bounded(cluster), _deadly_signals():
             strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except tf.errors.OpError as error:
         check_port(cluster)  # says it better, if someone was faster since

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -272,6 +273,25 @@ def test_a_port_in_use_is_told():
         assert unreachable(Cluster(workers=("a:1", f"127.0.0.1:{port}"), index=0)) == []
     check_port(cluster)
     assert unreachable(Cluster(workers=("a:1", f"127.0.0.1:{port}"), index=0)) == [1]
+
+
+@pytest.mark.parametrize(("seconds", "code"), [(0.3, -9), (60.0, 0)])
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+def test_a_worker_that_hangs_is_ended_and_says_so(seconds, code):
+    """As in C, where no signal is heeded; one that does not hang goes on."""
+    script = (
+        "import signal, time; from charlstm.cluster import Cluster, bounded\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})\n"
+        f"with bounded(Cluster(workers=('a:1', 'b:2'), index=1), seconds={seconds}):\n"
+        f"    time.sleep({30 if code else 0.5})"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=25
+    )
+    assert result.returncode == code
+    told = "Error: worker 1 of 2 (b:2): the others answered, but did not connect in 0 seconds; "
+    told += "one may have ended meanwhile\nhint: start all of them again\n"
+    assert result.stderr == (told if code else "")
 
 
 def test_the_lost_are_named():

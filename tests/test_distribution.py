@@ -180,10 +180,10 @@ def started(*arguments: str, workers: int = 0) -> Iterator[list[subprocess.Popen
             process.communicate()
 
 
-def wait_for_steps(model: str) -> None:
-    """Wait for the first evaluation, after which training goes on for long."""
+def wait_for_steps(model: str, *, after: int = 0) -> None:
+    """Wait for a checkpoint, after which training goes on for long."""
     deadline = time.monotonic() + 60
-    while not list_checkpoints(Path("checkpoints", model)):
+    while not any(c.step > after for c in list_checkpoints(Path("checkpoints", model))):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -222,8 +222,12 @@ def test_a_lost_worker_stops_all_and_is_named(workplace: Path, victim, how, seco
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_ctrl_c_on_any_worker_saves_and_stops_all(workplace: Path, victim):
+    """A wish for a checkpoint, too, reaches both workers at the same step."""
     with started("king.txt", *LONG, workers=2) as workers:
         wait_for_steps("m")
+        before = list_checkpoints(Path("checkpoints/m"))[-1].step
+        Path("checkpoints/m/save-now").touch()
+        wait_for_steps("m", after=before)
         workers[victim].send_signal(signal.SIGINT)
         told = [worker.communicate(timeout=60) for worker in workers]
         assert [worker.returncode for worker in workers] == [130, 130]
