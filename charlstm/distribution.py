@@ -31,7 +31,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-# Private, but there is no other way to ask whether a worker still answers.
+# Private, but there is no other way to ask whether a worker still answers, or to
+# let go of the numbers that TensorFlow keeps.
+from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import context
 
 from charlstm.batching import EvaluationRows
@@ -62,6 +64,9 @@ from charlstm.trainers import (
 # one that has noticed a loss stays, so that the others do not miss it too.
 _PROBE_SECONDS, _STAY_SECONDS = 3.0, 6.0
 _LEAVE_SECONDS = 0.5
+# TensorFlow numbers its collectives, and keeps each number as a tensor:
+# 1.6 KB a step, of which 0.6 stay all the same.
+_CLEAN_EVERY = 1_000
 _LOSSES = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -561,9 +566,12 @@ class GroupTrainer(StreamTrainer):
             self._by_replica([tf.constant(targets[rows]) for rows in cuts]),
             self.states,
             self._by_replica([tf.constant(n) for n in news]),
-            tf.constant(state.step),
-            tf.constant(learning_rate, tf.float32),
+            # As arrays, as in `StreamTrainer.train_step`.
+            tf.constant(np.asarray(state.step, np.int32)),
+            tf.constant(np.asarray(learning_rate, np.float32)),
         )
+        if state.step % _CLEAN_EVERY == 0:
+            pywrap_tfe.TFE_ClearScalarCache()
         self.group.take_news(self._of_replicas(all_news)[0].numpy())
         self.gradient_norm = self._of_replicas(norm)[0]
         return float(self._of_replicas(loss)[0]), self.config.batch_size * inputs.shape[1]
