@@ -11,13 +11,14 @@ import contextlib
 import importlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charlstm.storage import make_hidden_folder, remove
+from charlstm.storage import remove
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -53,31 +54,51 @@ def work_folder(
     """
     # Loaded before there is anything to leave behind.
     importlib.import_module("filelock")
-    folder, lock = _locked(parent, key)
+    held = _Held()
     try:
-        sweep(parent, target=target, but=folder, now=time.time() if now is None else now)
-        yield folder
+        held.take(parent, key)
+        sweep(parent, target=target, but=held.folder, now=time.time() if now is None else now)
+        yield held.folder
     except BaseException as error:
-        is_kept = folder.name == f"{PREFIX}{key}" and not isinstance(error, Exception)
-        is_kept = is_kept and (folder / JOURNAL).exists()
-        _leave(folder, lock, is_kept=is_kept)
+        is_kept = held.folder.name == f"{PREFIX}{key}" and not isinstance(error, Exception)
+        is_kept = is_kept and (held.folder / JOURNAL).exists()
+        held.leave(is_kept=is_kept)
         if is_kept:
             error.add_note("the same command goes on from here")
         raise
     else:
-        _leave(folder, lock, is_kept=False)
+        held.leave(is_kept=False)
 
 
-def _locked(parent: Path, key: str | None) -> tuple[Path, FileLock | None]:
-    if key is not None:
-        folder = parent / f"{PREFIX}{key}"
-        folder.mkdir(exist_ok=True)
-        lock = _lock(folder)
-        if lock is not None:
-            return folder, lock
-    # Where a lock cannot be had at all, nobody else can take the folder either.
-    folder = make_hidden_folder(parent, prefix=PREFIX)
-    return folder, _lock(folder)
+class _Held:
+    """The folder that a process works in, from before it is made.
+
+    An interruption may come between any two lines; its name is known first, so
+    that none leaves a folder that nobody will remove.
+    """
+
+    folder = Path(os.devnull)
+    lock: FileLock | None = None
+    is_own = False  # nobody else can know its name
+
+    def take(self, parent: Path, key: str | None) -> None:
+        if key is not None:
+            self.folder = parent / f"{PREFIX}{key}"
+            self.folder.mkdir(exist_ok=True)
+            self.lock = _lock(self.folder)
+            if self.lock is not None:
+                return
+        # Where a lock cannot be had at all, nobody else can take the folder either.
+        self.folder, self.is_own = parent / f"{PREFIX}{secrets.token_hex(6)}", True
+        self.folder.mkdir(mode=0o700)
+        self.lock = _lock(self.folder)
+
+    def leave(self, *, is_kept: bool) -> None:
+        if self.lock is not None or self.is_own:
+            _leave(self.folder, self.lock, is_kept=is_kept)
+        else:  # another process may work there; if none does, the next one sweeps it
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
 
 def _lock(folder: Path) -> FileLock | None:

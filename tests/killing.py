@@ -15,6 +15,16 @@ import random
 import signal
 import sys
 import time
+from pathlib import Path
+
+# So many checkpoints a session writes at most, that a fast machine does not come
+# to the end before it was killed so often.
+STEPS = 12
+
+
+def newest(folder: Path) -> int:
+    """Return the step of the newest checkpoint, 0 if there is none."""
+    return max((int(entry.name[5:]) for entry in folder.glob("step-*")), default=0)
 
 
 def session(arguments: list[str], *, checkpoint_seconds: float) -> None:
@@ -32,6 +42,7 @@ def main() -> None:
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
 
+    model = Path("checkpoints", arguments[arguments.index("--model") + 1])
     rng = random.Random(int(random_seed))
     killed = 0
     while True:
@@ -43,10 +54,12 @@ def main() -> None:
         ended = None
         if killed < int(n_kills):
             deadline = time.monotonic() + rng.uniform(0.2, 2.5)
-            while ended is None and time.monotonic() < deadline:
+            last = newest(model) + rng.randint(1, STEPS)
+            while ended is None and time.monotonic() < deadline and newest(model) < last:
                 pid, status = os.waitpid(child, os.WNOHANG)
                 ended = status if pid else None
                 time.sleep(0.002)
+            time.sleep(rng.uniform(0, 0.01))
             if ended is None:
                 os.kill(child, signal.SIGKILL)
                 killed += 1

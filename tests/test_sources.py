@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import lzma
 import os
@@ -1009,6 +1010,41 @@ def test_two_that_prepare_the_same_do_not_meet(tmp_path: Path) -> None:
         with work_folder(tmp_path, target="t", key="k") as second:
             assert second != first
     assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_an_interruption_at_any_line_leaves_nothing(tmp_path: Path, key: str | None) -> None:
+    """One just after the folder was made left it for ever (seen once, on a busy machine)."""
+
+    def interrupting(at: int) -> Any:
+        lines = itertools.count()
+
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            code = frame.f_code
+            if not (code.co_filename.endswith("workfolder.py") and code.co_name in places):
+                return None
+            if event == "line" and next(lines) == at:
+                raise KeyboardInterrupt
+            return trace
+
+        return trace
+
+    places = ("take", "_lock", "sweep")
+    for at in range(200):
+        old = sys.gettrace()
+        sys.settrace(interrupting(at))
+        try:
+            with work_folder(tmp_path, target="t", key=key):
+                break
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(old)
+        # Another process may have locked one whose name it can know; the next sweeps it.
+        with work_folder(tmp_path, target="t", key=None):
+            pass
+        assert left_in(tmp_path) == [], at
+    assert 8 < at < 199
 
 
 COMMAND = """
