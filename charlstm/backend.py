@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from charlstm.errors import CharlstmError
+
 
 def available_cores() -> int:
     """Count the cores that this process may use.
@@ -44,7 +46,12 @@ def process_age() -> float:
 
 
 def start_tensorflow(
-    *, threads: int, random_seed: int, parts: int, starts_runtime: bool = True
+    *,
+    threads: int,
+    random_seed: int,
+    parts: int,
+    device: str = "auto",
+    starts_runtime: bool = True,
 ) -> None:
     """Import TensorFlow without its start-up messages and set its threads.
 
@@ -54,8 +61,12 @@ def start_tensorflow(
         parts: Parts of a batch that are trained side by side, as
             `TrainingConfig.n_parts` has it. They share the threads out: two
             on one small matrix product are slower than one alone.
+        device: "auto" for GPUs where there are any, "cpu" or "gpu".
         starts_runtime: False if this process joins others, which must be the
             first thing that the runtime does.
+
+    Raises:
+        CharlstmError: If a GPU is wanted and TensorFlow can use none.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -67,6 +78,9 @@ def start_tensorflow(
             tf.config.threading.set_intra_op_parallelism_threads(max(1, threads // parts))
             tf.config.threading.set_inter_op_parallelism_threads(threads)
         tf.get_logger().setLevel("ERROR")
+        from charlstm.devices import take_device
+
+        take_device(device)
         keras.utils.set_random_seed(random_seed % 2**32)
         if starts_runtime:
             tf.zeros(1)  # starts the runtime, which has more to say
@@ -85,6 +99,8 @@ def _quiet_stderr() -> Iterator[None]:
             os.dup2(held.fileno(), 2)
             try:
                 yield
+            except CharlstmError:  # says all that is to be said
+                raise
             except BaseException:
                 held.seek(0)
                 os.write(saved, held.read())

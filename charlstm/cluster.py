@@ -447,13 +447,16 @@ def share_of(n: int, index: int, n_shares: int) -> slice:
 
 
 @contextlib.contextmanager
-def local_workers(cluster: Cluster, corpus: Path, *, threads: int) -> Iterator[Callable[[], None]]:
+def local_workers(
+    cluster: Cluster, corpus: Path, *, threads: int, device: str = "auto"
+) -> Iterator[Callable[[], None]]:
     """Start the other workers on this machine, and end them with this block.
 
     Args:
         cluster: With this process as worker 0.
         corpus: The prepared text.
         threads: For each worker.
+        device: As typed to `--device`.
 
     Yields:
         A function that raises `LostWorkerError` if one has ended; it has said
@@ -475,7 +478,7 @@ def local_workers(cluster: Cluster, corpus: Path, *, threads: int) -> Iterator[C
             told = {"TF_CONFIG": cluster.as_tf_config(index), LOCAL_WORKER: "1"}
             children.append(
                 subprocess.Popen(
-                    [*command, "--threads", str(threads)],
+                    [*command, "--threads", str(threads), "--device", device],
                     env=kept | told,
                     # Its end tells the worker that this process is gone.
                     stdin=subprocess.PIPE,

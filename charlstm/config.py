@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from charlstm.errors import ConfigError
 
 RecipeName = Literal["default", "article"]
+Precision = Literal["float32", "mixed"]
 InputKind = Literal["one_hot", "scaled"]
 
 SEQ_LENGTH = 50
@@ -105,6 +106,8 @@ class TrainingConfig:
         lowercase: Whether the text is lower-cased first.
         random_seed: Fixes initial weights, dropout and order.
         threads: CPU cores to use.
+        precision: What training steps multiply in: "float32", or "mixed" for
+            half precision with single-precision weights, on GPUs.
     """
 
     recipe: RecipeName = "default"
@@ -120,6 +123,7 @@ class TrainingConfig:
     lowercase: bool = False
     random_seed: int = 0
     threads: int = 1
+    precision: Precision = "float32"
 
     @property
     def n_parts(self) -> int:
@@ -149,6 +153,10 @@ class TrainingConfig:
         check_int("patience", self.patience, low=0, high=1_000_000)
         check_int("random-seed", self.random_seed, low=0, high=2**63 - 1)
         check_int("threads", self.threads, low=1, high=4_096)
+        if self.precision not in get_args(Precision):
+            raise ConfigError(
+                f"precision must be one of {get_args(Precision)}, not {self.precision!r}"
+            )
 
 
 def check_int(name: str, value: Any, *, low: int, high: int) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from charlstm.checkpoint import Arrays
-from charlstm.config import NetworkConfig
+from charlstm.config import NetworkConfig, Precision
 from charlstm.lstm import BlockLSTM, PackedWeights
 from charlstm.vocabulary import Vocabulary
 
@@ -51,12 +51,15 @@ class StreamLSTM(keras.Model):
         recurrent_dropout: Share of each recurrent kernel's weights dropped
             while training, the same ones for a whole step.
         random_seed: Fixes initial weights and dropout masks.
+        precision: "mixed" lets training steps on a GPU multiply in half
+            precision; weights, states and logits are single.
 
     References:
         Hochreiter & Schmidhuber, 1997, Long Short-Term Memory; Gers et al.,
         2000 (forget gate); Jozefowicz et al., 2015 (forget-gate bias of 1);
         Zaremba et al., 2014 (dropout between layers only); Merity et al.,
-        2018 (dropping recurrent weights).
+        2018 (dropping recurrent weights); Micikevicius et al., 2018, Mixed
+        Precision Training.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class StreamLSTM(keras.Model):
         dropout: float,
         random_seed: int,
         recurrent_dropout: float = 0.0,
+        precision: Precision = "float32",
     ) -> None:
         """Build the layers with seeded initial weights."""
         super().__init__(name="stream_lstm")
@@ -76,12 +80,18 @@ class StreamLSTM(keras.Model):
         self.recurrent_rate = recurrent_dropout
         self.random_seed = random_seed
         self.has_gpu = bool(tf.config.list_logical_devices("GPU"))
+        self.is_mixed = precision == "mixed"
+        if self.is_mixed and not self.has_gpu:
+            raise ValueError("mixed precision is for GPUs")
         self.lstms = [self._make_lstm(network.units, n, random_seed) for n in range(network.layers)]
         self.dense = _dense(network.vocabulary_size, random_seed, activation=None)
         n_inputs = network.vocabulary_size
         for lstm in self.lstms:
             lstm.build((None, None, n_inputs))
             n_inputs = network.units
+        self.half_lstms = _Untracked(
+            [_half_precision(lstm) for lstm in self.lstms if self.is_mixed]
+        )
         self.dense.build((None, None, n_inputs))
         self.built = True
 
@@ -105,6 +115,7 @@ class StreamLSTM(keras.Model):
         step: tf.Tensor | int = 0,
         part: int = 0,
         part_rows: PartRows | None = None,
+        part_sizes: Sequence[int] = (),
         weights: Weights | None = None,
     ) -> tuple[tf.Tensor, States]:
         """Read characters and score what comes after each.
@@ -117,6 +128,7 @@ class StreamLSTM(keras.Model):
                 that a resumed run drops what the first one would have.
             part: Which part of a batch this is; each has its own masks.
             part_rows: Which rows of the part; None for all of them.
+            part_sizes: Rows of each part, if these are several, from `part` on.
             weights: From `pack_weights`, which parts of a batch share; None
                 packs them here.
 
@@ -131,12 +143,41 @@ class StreamLSTM(keras.Model):
         x = tf.transpose(ids)  # (time, batch): the layers are time-major
         after: States = []
         for n, (lstm, (h, c)) in enumerate(zip(self.lstms, states, strict=True)):
-            x, h, c = self._run_lstm(lstm, x, h, c, weights[n])  # (time, batch, units)
+            if training and self.is_mixed:
+                x, h, c = self._run_half(n, x, h, c, weights[n])
+            else:
+                x, h, c = self._run_lstm(lstm, x, h, c, weights[n])  # (time, batch, units)
             after.append((h, c))
             if training and self.rate > 0:
-                seed = self._mask_seed(step, layer=n, part=part)
-                x *= _dropout_mask(x, self.rate, seed, part_rows)
-        return tf.transpose(self.dense(x), [1, 0, 2]), after
+                x *= tf.cast(self._output_mask(x, step, n, part, part_rows, part_sizes), x.dtype)
+        return tf.transpose(self._score(x), [1, 0, 2]), after
+
+    def _output_mask(
+        self,
+        x: tf.Tensor,
+        step: tf.Tensor | int,
+        layer: int,
+        part: int,
+        part_rows: PartRows | None,
+        part_sizes: Sequence[int],
+    ) -> tf.Tensor:
+        """Draw the mask of each part, whichever of them go through together."""
+        if not part_sizes:
+            seed = self._mask_seed(step, layer=layer, part=part)
+            return _dropout_mask(x, self.rate, seed, part_rows)
+        masks = []
+        for number, rows in enumerate(tf.split(x, part_sizes, axis=1), part):
+            seed = self._mask_seed(step, layer=layer, part=number)
+            masks.append(_dropout_mask(rows, self.rate, seed))
+        return tf.concat(masks, axis=1)
+
+    def _score(self, x: tf.Tensor) -> tf.Tensor:
+        """Turn the last layer's outputs into float32 logits."""
+        if x.dtype == tf.float32:
+            return self.dense(x)
+        kernel = tf.cast(self.dense.kernel, x.dtype)
+        products = tf.cast(tf.matmul(x, kernel), tf.float32)  # (time, batch, vocab)
+        return products + tf.convert_to_tensor(self.dense.bias)
 
     def pack_weights(self, *, training: bool = False, step: tf.Tensor | int = 0) -> Weights:
         """Do what depends on the weights alone, once for all parts of a batch.
@@ -186,6 +227,28 @@ class StreamLSTM(keras.Model):
             (x, h, c), _ = lstm.stateless_call(trainable, others, x, initial_state=[h, c])
         return tf.transpose(x, [1, 0, 2]), h, c
 
+    def _run_half(
+        self, n: int, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor, recurrent: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Run a layer's weights through its twin of half precision; states stay single."""
+        half, cell = self.half_lstms.layers[n], self.lstms[n].cell
+        weights = [
+            cell.kernel,
+            cell.recurrent_kernel if recurrent is None else recurrent,
+            cell.bias,
+        ]
+        if x.dtype.is_integer:
+            x = tf.one_hot(x, self.network.vocabulary_size, dtype=tf.float16)
+        x, h, c = (tf.cast(t, tf.float16) for t in (tf.transpose(x, [1, 0, 2]), h, c))
+        (x, h, c), _ = half.stateless_call(
+            [tf.convert_to_tensor(w) for w in weights],
+            half.non_trainable_variables,
+            x,
+            initial_state=[h, c],
+        )
+        h, c = tf.cast(h, tf.float32), tf.cast(c, tf.float32)
+        return tf.transpose(x, [1, 0, 2]), h, c
+
     def zero_states(self, batch: tf.Tensor | int) -> States:
         """Return the states before the first character.
 
@@ -197,6 +260,20 @@ class StreamLSTM(keras.Model):
         """
         zeros = tf.zeros((batch, self.network.units))
         return [(zeros, zeros) for _ in self.lstms]
+
+
+class _Untracked:
+    """Keeps layers out of what Keras takes for a network's own weights."""
+
+    def __init__(self, layers: list[keras.Layer]) -> None:
+        self.layers = layers
+
+
+def _half_precision(lstm: keras.layers.LSTM) -> keras.layers.LSTM:
+    """Make a twin that is only ever called with the weights of the other."""
+    twin = type(lstm).from_config(lstm.get_config() | {"dtype": "mixed_float16"})
+    twin.build((None, None, lstm.cell.kernel.shape[0]))
+    return twin
 
 
 def _dropout_mask(

@@ -61,6 +61,7 @@ _MACHINE = {
     "system": "system",
     "processor": "processor",
     "cores": "cores that could be used",
+    "device": "trained on",
 }
 
 

@@ -287,11 +287,13 @@ class Piece(NamedTuple):
         rows: Which of the rows at hand.
         part: The part of the batch that they belong to, which has its own masks.
         part_rows: Which rows of the part they are; None if they are all of it.
+        part_sizes: Rows of each part, if they are those of several.
     """
 
     rows: slice
     part: int
     part_rows: PartRows | None = None
+    part_sizes: tuple[int, ...] = ()
 
 
 class StreamTrainer(Trainer):
@@ -313,6 +315,7 @@ class StreamTrainer(Trainer):
             dropout=config.dropout,
             recurrent_dropout=config.recurrent_dropout,
             random_seed=config.random_seed,
+            precision=config.precision,
         )
         # Else the first 60 steps go to learning how frequent each character is.
         self.model.dense.bias.assign(log_frequencies(train_ids, network.vocabulary_size))
@@ -327,7 +330,10 @@ class StreamTrainer(Trainer):
         step: tf.Tensor,
         learning_rate: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor, States]:
-        pieces = [Piece(rows, part) for part, rows in enumerate(self._parts(inputs.shape[0]))]
+        parts = self._parts(inputs.shape[0])
+        pieces = [Piece(rows, part) for part, rows in enumerate(parts)]
+        if self.model.has_gpu:  # which has no threads to share out
+            pieces = [Piece(slice(None), 0, None, tuple(r.stop - r.start for r in parts))]
         n_chars = inputs.shape[0] * inputs.shape[1]
         loss, gradients, after = self._gradients(
             inputs, targets, states, step, pieces=pieces, n_chars=n_chars
@@ -355,7 +361,7 @@ class StreamTrainer(Trainer):
         nats = []
         with tf.GradientTape() as tape:
             weights = self.model.pack_weights(training=True, step=step)
-            for rows, part, part_rows in pieces:
+            for rows, part, part_rows, part_sizes in pieces:
                 logits, states_after = self.model(
                     inputs[rows],
                     [(h[rows], c[rows]) for h, c in states],
@@ -363,12 +369,20 @@ class StreamTrainer(Trainer):
                     step=step,
                     part=part,
                     part_rows=part_rows,
+                    part_sizes=part_sizes,
                     weights=weights,
                 )
                 nats.append(tf.reduce_sum(_cross_entropy(targets[rows], logits)))
                 after.append(states_after)
-            loss = tf.add_n(nats) / float(n_chars)
-        return loss, tape.gradient(loss, self.model.trainable_variables), _join(after)
+            total = tf.add_n(nats)
+            loss = total / float(n_chars)
+        variables = self.model.trainable_variables
+        if self.model.is_mixed:
+            # The sum's gradients are large enough for half precision, the mean's not.
+            gradients = [g / float(n_chars) for g in tape.gradient(total, variables)]
+        else:
+            gradients = tape.gradient(loss, variables)
+        return loss, gradients, _join(after)
 
     def _parts(self, n_rows: int) -> list[slice]:
         """Cut rows into a part for each thread; they run side by side."""
@@ -404,7 +418,8 @@ class StreamTrainer(Trainer):
         after: list[States] = []
         nats = []
         weights = self.model.pack_weights()
-        for rows in self._parts(inputs.shape[0]):
+        parts = [slice(None)] if self.model.has_gpu else self._parts(inputs.shape[0])
+        for rows in parts:
             logits, states_after = self.model(
                 inputs[rows], [(h[rows], c[rows]) for h, c in states], weights=weights
             )

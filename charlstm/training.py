@@ -38,6 +38,7 @@ from charlstm.config import (
     useful_epochs,
 )
 from charlstm.corpus import Corpus, split_corpus
+from charlstm.devices import find_device
 from charlstm.engine import LSTMStep
 from charlstm.errors import CheckpointError, TrainingError
 from charlstm.generation import Voice, write_texts
@@ -635,7 +636,7 @@ class Run:
                 "keras": keras.__version__,
                 "numpy": np.__version__,
             },
-            "machine": describe_machine(),
+            "machine": describe_machine() | {"device": find_device().describe()},
             "recipe": self.config.recipe,
             "network": dataclasses.asdict(self.network),
             "training": dataclasses.asdict(self.config),

@@ -34,7 +34,7 @@ from charlstm.cli.options import (
 from charlstm.cli.output import model_argument, note, print_json
 from charlstm.cli.report import REPORT_SECONDS, choose_report_path, write_report
 from charlstm.cli.workers import follow_training, start_training
-from charlstm.config import TrainingConfig
+from charlstm.config import Precision, TrainingConfig
 from charlstm.errors import printable
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ class _StopRequest:
             "val_fraction",
             "random_seed",
             "threads",
+            "device",
+            "precision",
         ],
         "Several processes or machines": ["workers", "worker_index", "local_workers"],
         "How the text is read": ["encoding", "lowercase", "normalize", "keep_boilerplate"],
@@ -164,6 +166,19 @@ class _StopRequest:
 )
 @threads_option
 @click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "gpu"]),
+    default="auto",
+    show_default=True,
+    help="What to train on; auto takes the GPUs that TensorFlow finds.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "mixed"]),
+    help="mixed multiplies in half precision, on GPUs only.  "
+    "[default: mixed on GPUs built for it, float32 elsewhere]",
+)
+@click.option(
     "--tensorboard",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
@@ -209,6 +224,8 @@ def train(
     workers: str | None,
     worker_index: int | None,
     local_workers: int | None,
+    device: str,
+    precision: Precision | None,
     quiet: bool,
     as_json: bool,
     **typed: Any,
@@ -255,7 +272,7 @@ def train(
         stop = _StopRequest(is_silent=True)
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # worker 0 heeds it
-        return follow_training(cluster, corpus, typed=given, should_stop=stop)
+        return follow_training(cluster, corpus, typed=given, device=device, should_stop=stop)
     with show_progress("preparing", quiet=quiet) as progress:
         plan = plan_training(
             TrainingRequest(
@@ -288,6 +305,9 @@ def train(
             cluster,
             stack,
             typed=given,
+            device=device,
+            precision=precision,
+            tell=(lambda line: None) if quiet else note,
             started=started or _IMPORTED,
             should_stop=stop,
             should_save=wanted,
@@ -307,7 +327,6 @@ def train(
             result = Run(
                 plan.corpus,
                 plan.network,
-                plan.config,
                 model=plan.model,
                 resume_from=plan.resume_from,
                 start_from=plan.start_from,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from charlstm.errors import CharlstmError
 
 if TYPE_CHECKING:
     from charlstm.cluster import Cluster
+    from charlstm.config import Precision, TrainingConfig
     from charlstm.planning import TrainingPlan
 
 
@@ -23,6 +25,9 @@ def start_training(
     stack: contextlib.ExitStack,
     *,
     typed: Mapping[str, Any],
+    device: str,
+    precision: Precision | None,
+    tell: Callable[[str], None],
     started: float,
     should_stop: Callable[[], bool],
     should_save: Callable[[], bool],
@@ -34,12 +39,15 @@ def start_training(
         cluster: The workers, this one the first; None to train in this process.
         stack: Ends the workers that were started here, and explains a lost one.
         typed: Options that were given.
+        device: As typed to `--device`.
+        precision: As typed to `--precision`; None to let the device decide.
+        tell: Told what the run computes on, if that is worth a line.
         started: When the command began, by `time.monotonic`.
         should_stop: Asked after each step.
         should_save: Asked after each step.
 
     Returns:
-        What `Run` takes beside the plan.
+        What `Run` takes beside the plan, `config` in place of the plan's.
     """
     from charlstm.backend import start_tensorflow
 
@@ -55,20 +63,23 @@ def start_training(
             note(line)
         if cluster.is_local:
             threads = max(1, threads // cluster.n_workers)
-            started_here = local_workers(cluster, plan.corpus.path, threads=threads)
+            started_here = local_workers(cluster, plan.corpus.path, threads=threads, device=device)
             check = stack.enter_context(started_here)
         parts = threads
     start_tensorflow(
         threads=threads,
         random_seed=plan.config.random_seed,
         parts=parts,
+        device=device,
         starts_runtime=cluster is None,
     )
     from charlstm.distribution import devices_of_this_machine, join
 
     if cluster is None:
-        group = devices_of_this_machine(plan.config, threads=threads, should_stop=should_stop)
+        config = _with_precision(plan, precision, device=device, tell=tell)
+        group = devices_of_this_machine(config, threads=threads, should_stop=should_stop)
         return {
+            "config": config,
             "started": started,
             "should_stop": should_stop,
             "should_save": should_save,
@@ -85,8 +96,11 @@ def start_training(
         check=check,
     )
     stack.enter_context(group.watched())
+    config = _with_precision(plan, precision, device=device, tell=tell)
+    plan = dataclasses.replace(plan, config=config)
     lead(group, cluster, plan, typed=typed, started=started)
     return {
+        "config": config,
         "started": started,
         "should_stop": group.should_stop,
         "should_save": group.should_save,
@@ -95,11 +109,30 @@ def start_training(
     }
 
 
+def _with_precision(
+    plan: TrainingPlan, wanted: Precision | None, *, device: str, tell: Callable[[str], None]
+) -> TrainingConfig:
+    """Choose the precision, once it is known what the run computes on, and say both."""
+    from charlstm.devices import choose_precision, find_device, mixed_works, unused_gpu
+
+    found = find_device()
+    precision = choose_precision(wanted, device=found, recipe=plan.config.recipe)
+    if precision == "mixed" and not mixed_works(plan.network):
+        tell("mixed precision does not come out right on this GPU: training in single precision")
+        precision = "float32"
+    if found.kind == "gpu":
+        tell(f"training on {found.describe()}, precision {precision}")
+    elif device == "auto" and (line := unused_gpu()) is not None:
+        tell(line)
+    return dataclasses.replace(plan.config, precision=precision)
+
+
 def follow_training(
     cluster: Cluster,
     corpus: str | None,
     *,
     typed: Mapping[str, Any],
+    device: str,
     should_stop: Callable[[], bool],
 ) -> int:
     """Train as a worker other than the first, which says nothing but errors.
@@ -108,6 +141,7 @@ def follow_training(
         cluster: The workers.
         corpus: The text as typed, or None.
         typed: Options that were given.
+        device: As typed to `--device`.
         should_stop: Asked after each step.
 
     Returns:
@@ -117,7 +151,7 @@ def follow_training(
         CharlstmError: With this worker's name in front.
     """
     try:
-        return _follow(cluster, corpus, typed, should_stop)
+        return _follow(cluster, corpus, typed, device, should_stop)
     except CharlstmError as error:
         if not error.message.startswith(cluster.name()):
             error.message = f"{cluster.name()}: {error.message}"
@@ -128,6 +162,7 @@ def _follow(
     cluster: Cluster,
     corpus: str | None,
     typed: Mapping[str, Any],
+    device: str,
     should_stop: Callable[[], bool],
 ) -> int:
     from charlstm.backend import available_cores, start_tensorflow
@@ -139,7 +174,9 @@ def _follow(
         find_sources([str(corpus)])  # what is wrong with it is said at once
     check_port(cluster)
     threads = typed.get("threads") or available_cores()
-    start_tensorflow(threads=threads, random_seed=0, parts=threads, starts_runtime=False)
+    start_tensorflow(
+        threads=threads, random_seed=0, parts=threads, device=device, starts_runtime=False
+    )
     from charlstm.distribution import join
     from charlstm.meeting import follow
     from charlstm.training import Run
