@@ -25,9 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from charlstm.shards import Ids as CorpusIds
-from charlstm.shards import ShardedIds
+from charlstm.shards import ShardedIds, expect
 
 Ids = npt.NDArray[np.int32]
+
+# Characters of each row; 32 rows ask for 8 million, which a disk reads in a second.
+READ_AHEAD = 1 << 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +86,20 @@ class Streams:
         chosen = np.arange(*(rows or slice(None)).indices(self.batch_size))
         starts = turn + chosen * row_length + position * self.seq_length
         index = (starts[:, None] + np.arange(self.seq_length + 1)) % n_chars
+        self._read_ahead(starts, position)
         read = self.ids[index].astype(np.int32)  # (batch, seq_length + 1)
         return read[:, :-1], read[:, 1:], position == 0
+
+    def _read_ahead(self, starts: npt.NDArray[np.int64], position: int) -> None:
+        """Let the system fetch what rows will read next, some thousand steps before."""
+        every = max(1, READ_AHEAD // self.seq_length)
+        if position % every:
+            return
+        # The first time all of it, from then on what comes after that.
+        skip = READ_AHEAD if position else 0
+        for start in ((starts + skip) % len(self.ids)).tolist():
+            stop = min(len(self.ids), start + 2 * READ_AHEAD - skip)
+            expect(self.ids, start=start, stop=stop)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -161,6 +161,17 @@ class Windows:
         return self.ids[starts[..., None] + np.arange(self.shape[1])]
 
 
+def expect(ids: Any, *, start: int, stop: int) -> None:
+    """Let the system begin to read a stretch of a map that will be needed soon.
+
+    Args:
+        ids: Ids; what is no map is left alone.
+        start: The first id.
+        stop: One past the last.
+    """
+    _advise(ids, "MADV_WILLNEED", start=start, stop=stop)
+
+
 def release(ids: Any, *, start: int, stop: int) -> None:
     """Give back the memory of a stretch of a map, which counts as this process's.
 
@@ -172,15 +183,26 @@ def release(ids: Any, *, start: int, stop: int) -> None:
         start: The first id that is no longer needed.
         stop: One past the last.
     """
+    _advise(ids, "MADV_DONTNEED", start=start, stop=stop)
+
+
+def _advise(ids: Any, advice: str, *, start: int, stop: int) -> None:
     if isinstance(ids, ShardedIds):
         for shard, offset in zip(ids.shards, ids.starts[:-1].tolist(), strict=True):
             if start < offset + len(shard) and stop > offset:
-                release(shard, start=max(0, start - offset), stop=min(stop - offset, len(shard)))
+                first, last = max(0, start - offset), min(stop - offset, len(shard))
+                _advise(shard, advice, start=first, stop=last)
         return
-    if not isinstance(ids, np.memmap) or ids.mode != "r" or ids.offset != 0:
+    if not isinstance(ids, np.memmap) or ids.mode != "r" or not ids.flags.c_contiguous:
         return
-    whole: object = ids.base
-    if isinstance(whole, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+    whole = ids
+    while isinstance(whole.base, np.memmap):  # a slice of it
+        whole = whole.base
+    pages: object = whole.base
+    if isinstance(pages, mmap.mmap) and whole.offset == 0 and hasattr(mmap, advice):
+        shift = ids.ctypes.data - whole.ctypes.data
         # No more than that stretch: the system looks at every page it is told.
-        first = start * ids.itemsize // mmap.PAGESIZE * mmap.PAGESIZE
-        whole.madvise(mmap.MADV_DONTNEED, first, stop * ids.itemsize - first)
+        first = (shift + start * ids.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
+        length = shift + stop * ids.itemsize - first
+        if length > 0:
+            pages.madvise(getattr(mmap, advice), first, length)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import mmap
+import os
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlstm.batching import EvaluationRows, ShuffledWindows, Streams, permute
+from charlstm.shards import release
 
 PROPERTY = settings(max_examples=50, deadline=None, database=None)  # writes no files
 
@@ -387,3 +394,76 @@ def test_a_loss_by_chunks_equals_the_definition_one_row_at_a_time(n: int, row_le
             got += float(memory.nats(targets[:, t])[is_scored[:, t]].sum())
     assert rows.n_scored == n_scored == n - 1
     assert got == pytest.approx(expected, rel=1e-9)  # the order of summing differs
+
+
+# --- pages on the disk ----------------------------------------------------------
+
+
+def resident(ids: np.memmap) -> np.ndarray:
+    """Tell which pages of a map are in memory, by asking the system."""
+    length = -(-ids.nbytes // mmap.PAGESIZE)
+    found = (ctypes.c_ubyte * length)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    address = ctypes.c_void_p(ids.ctypes.data)
+    assert libc.mincore(address, ctypes.c_size_t(ids.nbytes), found) == 0
+    return np.array(found, dtype=np.uint8) & 1
+
+
+def evict(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_what_rows_will_read_is_fetched_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And of the rows of others, and of what is far away, nothing."""
+    monkeypatch.setattr("charlstm.batching.READ_AHEAD", 1 << 15)
+    path = tmp_path / "ids.bin"
+    np.zeros(30_000_000, np.uint8).tofile(path)
+    evict(path)
+    whole = np.memmap(path, np.uint8, "r")
+    if resident(whole).any():
+        pytest.skip("pages cannot be taken out of memory here")
+    streams = Streams(whole[:29_000_000], batch_size=3, seq_length=64, random_seed=5)
+    row = 29_000_000 // 3
+    turn = int(np.random.default_rng([5, 0]).integers(29_000_000))
+    starts = [(turn + n * row) % 29_000_000 for n in range(3)]
+    streams.batch(0, rows=slice(0, 2))
+    deadline = time.monotonic() + 10
+    pages = slice(0)
+    for start in starts[:2]:
+        pages = slice(start // mmap.PAGESIZE + 1, (start + (1 << 16)) // mmap.PAGESIZE - 1)
+        while not resident(whole)[pages].all():
+            assert time.monotonic() < deadline
+    # The system may round up, by a megabyte at most.
+    assert resident(whole).sum() * mmap.PAGESIZE < 4_000_000
+    far = slice(starts[2] // mmap.PAGESIZE, (starts[2] + (1 << 16)) // mmap.PAGESIZE)
+    assert not resident(whole)[far].any()
+    # Half of it is read: the next is asked for.
+    streams.batch((1 << 15) // 64, rows=slice(0, 2))
+    next_pages = slice(pages.stop, pages.stop + (1 << 15) // mmap.PAGESIZE - 1)
+    while not resident(whole)[next_pages].all():
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+@pytest.mark.parametrize("is_slice", [False, True])
+def test_a_stretch_that_is_given_back_is_no_longer_counted(tmp_path: Path, is_slice: bool):
+    """Of a slice of a map, too, at the right place."""
+
+    def mapped() -> int:
+        lines = Path("/proc/self/smaps").read_text().split(str(path))[1]
+        return int(lines.split("Rss:")[1].split()[0]) * 1024
+
+    path = tmp_path / "ids.bin"
+    unit = 4 << 20  # whole huge pages, which go as a whole
+    np.ones(6 * unit, np.uint8).tofile(path)
+    ids = np.memmap(path, np.uint8, "r")
+    assert int(ids.sum()) == 6 * unit
+    assert mapped() == 6 * unit
+    first = unit if is_slice else 0
+    release(ids[first:], start=unit, stop=3 * unit)
+    assert mapped() == 4 * unit
+    assert int(ids[first + unit : first + 3 * unit].sum()) == 2 * unit
+    assert mapped() == 6 * unit
