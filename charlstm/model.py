@@ -8,7 +8,7 @@ in each, named as in `checkpoint.weight_shapes`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from charlstm.checkpoint import Arrays
 from charlstm.config import NetworkConfig
-from charlstm.lstm import BlockLSTM, PackedWeights
+from charlstm.lstm import BlockLSTM, PackedWeights, with_reset_row, with_resets
 from charlstm.vocabulary import Vocabulary
 
 # One (hidden state h, cell state c) pair a layer, each (batch, units) float32.
@@ -79,8 +79,12 @@ class StreamLSTM(keras.Model):
         self.lstms = [self._make_lstm(network.units, n, random_seed) for n in range(network.layers)]
         self.dense = _dense(network.vocabulary_size, random_seed, activation=None)
         n_inputs = network.vocabulary_size
+        # Stock layers take no kernel of another shape than they were built with.
+        self._wider: dict[str, Callable[[], keras.layers.LSTM]] = {}
         for lstm in self.lstms:
             lstm.build((None, None, n_inputs))
+            if self.has_gpu:
+                self._wider[lstm.name] = _hidden_lstm(network.units, n_inputs + 1)
             n_inputs = network.units
         self.dense.build((None, None, n_inputs))
         self.built = True
@@ -106,6 +110,7 @@ class StreamLSTM(keras.Model):
         part: int = 0,
         part_rows: PartRows | None = None,
         weights: Weights | None = None,
+        ends: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, States]:
         """Read characters and score what comes after each.
 
@@ -119,6 +124,9 @@ class StreamLSTM(keras.Model):
             part_rows: Which rows of the part; None for all of them.
             weights: From `pack_weights`, which parts of a batch share; None
                 packs them here.
+            ends: `(batch, time)` bool, True at the last character of a
+                document, after which all states are zero; the logits there
+                mean nothing. None for a text of one document.
 
         Returns:
             `(batch, time, vocab)` float32 logits, and the states after the
@@ -127,36 +135,45 @@ class StreamLSTM(keras.Model):
         if states is None:
             states = self.zero_states(tf.shape(ids)[0])
         if weights is None:
-            weights = self.pack_weights(training=training, step=step)
+            weights = self.pack_weights(training=training, step=step, resets=ends is not None)
         x = tf.transpose(ids)  # (time, batch): the layers are time-major
+        ends = None if ends is None else tf.transpose(ends)
         after: States = []
         for n, (lstm, (h, c)) in enumerate(zip(self.lstms, states, strict=True)):
-            x, h, c = self._run_lstm(lstm, x, h, c, weights[n])  # (time, batch, units)
+            x, h, c = self._run_lstm(lstm, x, h, c, weights[n], ends)  # (time, batch, units)
             after.append((h, c))
             if training and self.rate > 0:
                 seed = self._mask_seed(step, layer=n, part=part)
                 x *= _dropout_mask(x, self.rate, seed, part_rows)
         return tf.transpose(self.dense(x), [1, 0, 2]), after
 
-    def pack_weights(self, *, training: bool = False, step: tf.Tensor | int = 0) -> Weights:
+    def pack_weights(
+        self, *, training: bool = False, step: tf.Tensor | int = 0, resets: bool = False
+    ) -> Weights:
         """Do what depends on the weights alone, once for all parts of a batch.
 
         Args:
             training: Whether to drop out recurrent weights.
             step: As in `call`.
+            resets: Whether `call` will be given `ends`.
 
         Returns:
             One entry a layer, for `call`.
         """
         if not training or self.recurrent_rate == 0:
-            return [None if self.has_gpu else lstm.pack_weights() for lstm in self.lstms]
+            return [
+                None if self.has_gpu else lstm.pack_weights(resets=resets) for lstm in self.lstms
+            ]
         packed: Weights = []
         for n, lstm in enumerate(self.lstms):
             seed = self._mask_seed(step, layer=n, part=_WHOLE_BATCH)
             kernel = tf.convert_to_tensor(getattr(lstm, "cell", lstm).recurrent_kernel)
             mask = _dropout_mask(kernel, self.recurrent_rate, seed)
-            is_stock = self.has_gpu
-            packed.append(kernel * mask if is_stock else lstm.pack_weights(recurrent_mask=mask))
+            packed.append(
+                kernel * mask
+                if self.has_gpu
+                else lstm.pack_weights(recurrent_mask=mask, resets=resets)
+            )
         return packed
 
     def _mask_seed(self, step: tf.Tensor | int, *, layer: int, part: int) -> tf.Tensor:
@@ -170,20 +187,28 @@ class StreamLSTM(keras.Model):
         h: tf.Tensor,
         c: tf.Tensor,
         weights: PackedWeights | tf.Tensor | None,
+        ends: tf.Tensor | None,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         if not self.has_gpu:
-            outputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = lstm(x, h, c, weights)
+            outputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = lstm(x, h, c, weights, ends)
             return outputs
         # Stock Keras is batch-major.
+        kernel, n_features = lstm.cell.kernel, lstm.cell.kernel.shape[0]
+        if ends is not None:
+            x = with_resets(x, ends, n_features=n_features)
+            kernel = with_reset_row(tf.convert_to_tensor(kernel))
+            n_features += 1
         if x.dtype.is_integer:
-            x = tf.one_hot(x, self.network.vocabulary_size)
+            x = tf.one_hot(x, n_features)
         x = tf.transpose(x, [1, 0, 2])
-        if weights is None:
+        if weights is None and ends is None:
             x, h, c = lstm(x, initial_state=[h, c])
         else:
-            trainable = [lstm.cell.kernel, weights, lstm.cell.bias]
-            others = lstm.non_trainable_variables
-            (x, h, c), _ = lstm.stateless_call(trainable, others, x, initial_state=[h, c])
+            recurrent = lstm.cell.recurrent_kernel if weights is None else weights
+            trainable = [kernel, recurrent, lstm.cell.bias]
+            runner = lstm if ends is None else self._wider[lstm.name]()
+            others = runner.non_trainable_variables
+            (x, h, c), _ = runner.stateless_call(trainable, others, x, initial_state=[h, c])
         return tf.transpose(x, [1, 0, 2]), h, c
 
     def zero_states(self, batch: tf.Tensor | int) -> States:
@@ -294,6 +319,16 @@ def _lstm(units: int, n: int, random_seed: int, **options: bool) -> keras.layers
         name=f"lstm_{n + 1}",
         **options,
     )
+
+
+def _hidden_lstm(units: int, n_inputs: int) -> Callable[[], keras.layers.LSTM]:
+    """Make a stock layer whose own weights are never used, so Keras must not find it."""
+    options = {"return_sequences": True, "return_state": True}
+    lstm = keras.layers.LSTM(
+        units, kernel_initializer="zeros", recurrent_initializer="zeros", **options
+    )
+    lstm.build((None, None, n_inputs))
+    return lambda: lstm
 
 
 def _dense(size: int, random_seed: int, *, activation: str | None) -> keras.layers.Dense:
