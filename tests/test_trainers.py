@@ -262,3 +262,19 @@ def test_a_document_knows_nothing_of_the_one_before(trainers):
     np.testing.assert_array_equal(logits[:, 40:], other_logits[:, 40:])
     for pair, other_pair in zip(states, other_states, strict=True):
         np.testing.assert_array_equal(pair, other_pair)
+
+
+def test_what_follows_from_a_beginning_is_learned(trainers):
+    """One sequence, cut off anywhere: only who knows where it began can go on with it."""
+    rng = np.random.default_rng(8)
+    sequence = rng.integers(0, SIZE - 4, 40)
+    pieces = [sequence[:n] for n in rng.integers(6, 40, 300)]
+    ids = np.concatenate(pieces).astype(np.uint8)
+    starts = np.cumsum([0, *map(len, pieces[:-1])]).astype("<u8")
+    losses = []
+    for documents in (starts, None):
+        trainer = make(trainers, ids=ids, documents=documents, learning_rate=2e-2)
+        steps_of(trainers, trainer, 250)
+        losses.append(trainer.evaluate(ids, documents=documents))
+    apart, joined = losses
+    assert apart < joined - 0.05
