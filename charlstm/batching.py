@@ -11,7 +11,9 @@ step s+1 goes on where row b of step s ended and the state can be carried:
     row 1   | step 0 | step 1 | step 2 | …
 
 Each epoch turns the ring by a random number of characters, so rows begin at
-other places and windows are cut elsewhere.
+other places and windows are cut elsewhere. Where the text is of several
+documents, `ends` tells at which characters one ends: the state is zero after
+them, and what is guessed there is not scored.
 
 *Windows* (recipe article). All windows with stride 1, one label each, in a
 shuffled order that is computed and never stored.
@@ -20,6 +22,7 @@ shuffled order that is computed and never stored.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +31,7 @@ from charlstm.shards import Ids as CorpusIds
 from charlstm.shards import ShardedIds, expect
 
 Ids = npt.NDArray[np.int32]
+Documents = npt.NDArray[np.uint64]
 
 # Characters of each row; 32 rows ask for 8 million, which a disk reads in a second.
 READ_AHEAD = 1 << 18
@@ -42,12 +46,16 @@ class Streams:
         batch_size: Rows.
         seq_length: Characters of a row in one step.
         random_seed: Fixes where each epoch begins.
+        documents: Where each of several documents begins, in order; those past
+            the end do not count. None for one document, whose end goes on with
+            its beginning.
     """
 
     ids: CorpusIds
     batch_size: int
     seq_length: int
     random_seed: int
+    documents: Documents | None = None
 
     def __post_init__(self) -> None:
         """Check that every row holds at least one window."""
@@ -79,16 +87,43 @@ class Streams:
             character later; and whether an epoch begins, so that the state
             must start from zero.
         """
+        starts = self._starts(step)[rows or slice(None)]
+        index = (starts[:, None] + np.arange(self.seq_length + 1)) % len(self.ids)
+        position = step % self.steps_per_epoch
+        self._read_ahead(starts, position)
+        read = self.ids[index].astype(np.int32)  # (batch, seq_length + 1)
+        return read[:, :-1], read[:, 1:], position == 0
+
+    def ends(self, step: int) -> npt.NDArray[np.bool_] | None:
+        """Tell where documents end in the batch of a step; no ids are read.
+
+        The end of the text ends one too, as the ring goes on with its beginning.
+
+        Args:
+            step: Counted from 0 over all epochs.
+
+        Returns:
+            `(batch, seq_length)` bool, True where the input is the last
+            character of a document and the target the first of another; None
+            for one document.
+        """
+        if self.documents is None:
+            return None
+        n_chars = len(self.ids)
+        after = (self._starts(step)[:, None] + np.arange(self.seq_length)) % n_chars + 1
+        ends: npt.NDArray[np.bool_] = (after == n_chars) | _is_in(self.documents, after)
+        return ends
+
+    def _starts(self, step: int) -> npt.NDArray[np.int64]:
+        """Say where the rows of a step begin, some of them past the ring's end."""
         epoch, position = divmod(step, self.steps_per_epoch)
         n_chars = len(self.ids)
         turn = int(_rng(self.random_seed, epoch).integers(n_chars))
         row_length = n_chars // self.batch_size
-        chosen = np.arange(*(rows or slice(None)).indices(self.batch_size))
-        starts = turn + chosen * row_length + position * self.seq_length
-        index = (starts[:, None] + np.arange(self.seq_length + 1)) % n_chars
-        self._read_ahead(starts, position)
-        read = self.ids[index].astype(np.int32)  # (batch, seq_length + 1)
-        return read[:, :-1], read[:, 1:], position == 0
+        starts: npt.NDArray[np.int64] = (
+            turn + np.arange(self.batch_size) * row_length + position * self.seq_length
+        )
+        return starts
 
     def _read_ahead(self, starts: npt.NDArray[np.int64], position: int) -> None:
         """Let the system fetch what rows will read next, some thousand steps before."""
@@ -100,6 +135,31 @@ class Streams:
         for start in ((starts + skip) % len(self.ids)).tolist():
             stop = min(len(self.ids), start + 2 * READ_AHEAD - skip)
             expect(self.ids, start=start, stop=stop)
+
+
+def _is_in(documents: Documents, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Tell which positions are those of a document's first character."""
+    # As unsigned: of mixed kinds NumPy would make floats, a copy of all documents.
+    wanted = positions.astype(np.uint64)
+    at = np.searchsorted(documents, wanted)
+    found: npt.NDArray[np.bool_] = documents[np.minimum(at, len(documents) - 1)] == wanted
+    return found
+
+
+def documents_within(documents: Documents, start: int, stop: int) -> Documents:
+    """Tell where documents begin in a stretch of a text.
+
+    Args:
+        documents: `(documents,)` first characters of all, in order.
+        start: First character of the stretch.
+        stop: One past the last.
+
+    Returns:
+        Those inside, counted from `start`; a stretch begins within a document
+        as a rule, so 0 may be missing.
+    """
+    first, last = np.searchsorted(documents, np.array([start, stop], np.uint64))
+    return np.asarray(documents[first:last]) - np.uint64(start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,11 +274,27 @@ class EvaluationRows:
     the 200 characters before the row and carried along it. The text's first
     character has nothing before it and is not scored.
 
+    In a text of several documents the state is zero before each of them,
+    also while it is warmed, and a document's first character is not scored
+    either. Documents of one character alone leave nothing to score, and are
+    taken as one text.
+
     Attributes:
         ids: `(characters,)` unsigned ids, at least 2.
+        documents: Where documents begin, in order, all of them or but the first
+            one; None for one.
     """
 
     ids: npt.NDArray[np.integer] | ShardedIds
+    documents: Documents | None = None
+
+    @functools.cached_property
+    def boundaries(self) -> Documents:
+        """Where documents begin after the first, each once."""
+        if self.documents is None:
+            return np.zeros(0, np.uint64)
+        within = np.unique(documents_within(self.documents, 1, len(self.ids))) + np.uint64(1)
+        return within if len(within) < len(self.ids) - 1 else within[:0]
 
     @property
     def n_rows(self) -> int:
@@ -227,8 +303,8 @@ class EvaluationRows:
 
     @property
     def n_scored(self) -> int:
-        """Characters that count: all but the first."""
-        return len(self.ids) - 1
+        """Characters that count: all but the first of each document."""
+        return len(self.ids) - 1 - len(self.boundaries)
 
     @property
     def _bounds(self) -> npt.NDArray[np.int64]:
@@ -259,10 +335,27 @@ class EvaluationRows:
         target_index = self.positions(start, length)
         index = target_index - 1
         is_scored = (target_index >= bounds[:-1, None]) & (target_index < bounds[1:, None])
+        if len(self.boundaries):
+            is_scored &= ~_is_in(self.boundaries, target_index)
         last = len(self.ids) - 1
         inputs = self.ids[np.minimum(index, last)].astype(np.int32)
         targets = self.ids[np.minimum(target_index, last)].astype(np.int32)
         return inputs, targets, is_scored
+
+    def ends(self, start: int, length: int) -> npt.NDArray[np.bool_] | None:
+        """Tell where documents end in some consecutive steps of all rows.
+
+        Args:
+            start: First step, in [0, width).
+            length: Number of steps.
+
+        Returns:
+            `(rows, length)` bool, True where the state is zero after the input;
+            None if no document ends in the text.
+        """
+        if not len(self.boundaries):
+            return None
+        return _is_in(self.boundaries, self.positions(start, length))
 
     def positions(self, start: int, length: int) -> npt.NDArray[np.int64]:
         """Tell where in the text the targets of some steps are.

@@ -278,7 +278,8 @@ def load_config(info: CheckpointInfo) -> dict[str, Any]:
             raise TypeError("a text is no text")
         if config["recipe"] not in get_args(RecipeName) or not _SHA256.fullmatch(about["sha256"]):
             raise ValueError("there is no such recipe or hash")
-        if not isinstance(network.carries_state, bool) or not isinstance(training.lowercase, bool):
+        claims = (network.carries_state, training.lowercase, training.join_documents)
+        if not all(isinstance(claim, bool) for claim in claims):
             raise TypeError("what is true or false is neither")
         if type(about["characters"]) is not int:
             raise TypeError("the number of characters is none")

@@ -104,6 +104,9 @@ class TrainingConfig:
         patience: Evaluations without a better loss before an early stop; 0
             for no early stop.
         lowercase: Whether the text is lower-cased first.
+        join_documents: Whether several documents are learned as one running
+            text; else each begins with a zero state. Recipe article always
+            does the first.
         random_seed: Fixes initial weights, dropout and order.
         threads: CPU cores to use.
         precision: What training steps multiply in: "float32", or "mixed" for
@@ -121,6 +124,7 @@ class TrainingConfig:
     val_fraction: float = VAL_FRACTION
     patience: int = 10
     lowercase: bool = False
+    join_documents: bool = False
     random_seed: int = 0
     threads: int = 1
     precision: Precision = "float32"

@@ -36,7 +36,7 @@ import tensorflow as tf
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import context
 
-from charlstm.batching import EvaluationRows
+from charlstm.batching import Documents, EvaluationRows
 from charlstm.checkpoint import Arrays
 from charlstm.cluster import (
     Cluster,
@@ -52,10 +52,10 @@ from charlstm.errors import TrainingError
 from charlstm.model import PartRows, States
 from charlstm.shards import Ids as CorpusIds
 from charlstm.trainers import (
-    EVALUATION_CHUNK,
     Piece,
     StreamTrainer,
     TrainerState,
+    count_scored,
     learning_rate_at,
     loss_of_finite_step,
 )
@@ -268,7 +268,11 @@ class Group:
         return share_of(n_rows, self.index * n_here + number, self.n_workers * n_here)
 
     def make_trainer(
-        self, network: NetworkConfig, config: TrainingConfig, train_ids: CorpusIds
+        self,
+        network: NetworkConfig,
+        config: TrainingConfig,
+        train_ids: CorpusIds,
+        documents: Documents | None = None,
     ) -> GroupTrainer:
         """Make the trainer of recipe default, its weights the same on all replicas.
 
@@ -276,12 +280,13 @@ class Group:
             network: The network's shape.
             config: How to train it.
             train_ids: `(characters,)` ids to learn from.
+            documents: Where each of several documents begins; None for one.
 
         Returns:
             A trainer with fresh weights.
         """
         with self.strategy.scope():
-            return GroupTrainer(network, config, train_ids, group=self)
+            return GroupTrainer(network, config, train_ids, documents, group=self)
 
     # -- a worker is gone ----------------------------------------------------------
 
@@ -438,6 +443,7 @@ class GroupTrainer(StreamTrainer):
         network: The network's shape.
         config: How to train it; `n_parts` says whose masks are drawn together.
         train_ids: `(characters,)` ids to learn from.
+        documents: Where each of several documents begins; None for one.
         group: The replicas.
     """
 
@@ -446,6 +452,7 @@ class GroupTrainer(StreamTrainer):
         network: NetworkConfig,
         config: TrainingConfig,
         train_ids: CorpusIds,
+        documents: Documents | None = None,
         *,
         group: Group,
     ) -> None:
@@ -453,7 +460,7 @@ class GroupTrainer(StreamTrainer):
         self.group = group
         numbers = range(group.n_replicas_here)
         self._rows = [group.rows_of_replica(config.batch_size, n) for n in numbers]
-        super().__init__(network, config, train_ids)
+        super().__init__(network, config, train_ids, documents)
 
     def build(self, train_ids: CorpusIds) -> None:
         """Make the network, the streams, and the states of this worker's rows."""
@@ -505,9 +512,11 @@ class GroupTrainer(StreamTrainer):
         news: Any,
         step: tf.Tensor,
         learning_rate: tf.Tensor,
+        *documents: Any,
     ) -> Any:
         return self.group.strategy.run(
-            self._replica_step, args=(inputs, targets, states, news, step, learning_rate)
+            self._replica_step,
+            args=(inputs, targets, states, news, step, learning_rate, *documents),
         )
 
     def _replica_step(
@@ -518,6 +527,8 @@ class GroupTrainer(StreamTrainer):
         news: tf.Tensor,
         step: tf.Tensor,
         learning_rate: tf.Tensor,
+        ends: tf.Tensor | None = None,
+        n_chars: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, States]:
         """Take one replica's share of a step: loss, gradient norm, all news, states."""
         replica = tf.distribute.get_replica_context()
@@ -528,7 +539,8 @@ class GroupTrainer(StreamTrainer):
             states,
             step,
             pieces=self._pieces(self._rows[number]),
-            n_chars=self.config.batch_size * inputs.shape[1],
+            n_chars=self.config.batch_size * inputs.shape[1] if n_chars is None else n_chars,
+            ends=ends,
         )
         # One vector: each collective costs its latency, however short it is.
         vector = tf.concat([tf.reshape(t, [-1]) for t in [*gradients, loss, news]], axis=0)
@@ -551,6 +563,8 @@ class GroupTrainer(StreamTrainer):
         """Take one step together with the other replicas."""
         here = slice(self._rows[0].start, self._rows[-1].stop)
         inputs, targets, is_epoch_start = self.batches.batch(state.step, rows=here)
+        # Of all rows, as their number counts; it takes no ids to tell.
+        ends = self.batches.ends(state.step)
         if is_epoch_start:
             self._begin_epoch()
         learning_rate = learning_rate_at(
@@ -559,6 +573,13 @@ class GroupTrainer(StreamTrainer):
             peak=self.config.learning_rate * state.learning_rate_scale,
         )
         cuts = [slice(rows.start - here.start, rows.stop - here.start) for rows in self._rows]
+        n_chars = count_scored((self.config.batch_size, inputs.shape[1]), ends)
+        documents = []
+        if ends is not None:
+            documents = [
+                self._by_replica([tf.constant(ends[rows]) for rows in self._rows]),
+                tf.constant(np.asarray(n_chars, np.float32)),
+            ]
         own = self.group.news()
         news = [own, *[np.zeros_like(own)] * (len(cuts) - 1)]
         loss, norm, all_news, self.states = self._group_step(
@@ -569,26 +590,27 @@ class GroupTrainer(StreamTrainer):
             # As arrays, as in `StreamTrainer.train_step`.
             tf.constant(np.asarray(state.step, np.int32)),
             tf.constant(np.asarray(learning_rate, np.float32)),
+            *documents,
         )
         if state.step % _CLEAN_EVERY == 0:
             pywrap_tfe.TFE_ClearScalarCache()
         self.group.take_news(self._of_replicas(all_news)[0].numpy())
         self.gradient_norm = self._of_replicas(norm)[0]
-        return float(self._of_replicas(loss)[0]), self.config.batch_size * inputs.shape[1]
+        return float(self._of_replicas(loss)[0]), n_chars
 
-    def evaluate(self, ids: CorpusIds, *, max_chunks: int | None = None) -> float:
+    def evaluate(
+        self,
+        ids: CorpusIds,
+        *,
+        documents: Documents | None = None,
+        max_chunks: int | None = None,
+    ) -> float:
         """Return nats/char, each worker reading some of the rows."""
-        rows = EvaluationRows(ids)
+        rows = EvaluationRows(ids, documents)
         mine = share_of(rows.n_rows, self.group.index, self.group.n_workers)
         nats = 0.0
         if mine.stop > mine.start:
-            states = self.model.zero_states(mine.stop - mine.start)
-            for start in range(0, rows.width, EVALUATION_CHUNK)[:max_chunks]:
-                inputs, targets, is_scored = (
-                    tf.constant(array[mine]) for array in rows.chunk(start, EVALUATION_CHUNK)
-                )
-                part, states = self._evaluation_step(inputs, targets, is_scored, states)
-                nats += float(part)
+            nats = self._nats_of(rows, mine, max_chunks)
         return float(sum(self.group.gather(nats))) / rows.n_scored
 
     def carried_states(self) -> list[tuple[np.ndarray, np.ndarray]]:

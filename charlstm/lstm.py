@@ -16,6 +16,13 @@ fraction of its time. Where the time goes, and what is done about it:
   of the kernel's first version, which packs the gates as i, g, f, o, and so
   silently wrong for this one.
 
+Where a text of several documents is read, the state must be zero before each of
+them. What comes out of a document's last step is not used then: neither its
+state nor its guess at the next character, which belongs to another document. So
+that step is given up for the reset: one more feature, whose row of the kernel is
+`CLOSED`, shuts the input, forget and output gate to exactly 0, and with them h
+and c, and every derivative that would go through. Neither kernel knows.
+
 With N rows, T time steps, F features and U units the layer keeps 7·T·N·U
 floats for the backward pass. It works time-major, so that a time step is a
 contiguous block that can be handed on without a copy.
@@ -30,11 +37,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 # Up to this many different characters a one-hot product costs less than
 # finding out which of them a window uses.
 MAX_ONE_HOT = 256
+# What the gates i, f and o get added to be 0 to the last bit: below -104 the
+# logistic function is 0 in single precision, and sums of weights are far smaller.
+CLOSED = -1e6
 # A longer window goes back in one operation: a graph with a few nodes for each
 # time step takes half a second a hundred steps to trace.
 MAX_UNROLLED = 200
@@ -90,12 +101,15 @@ class BlockLSTM(keras.layers.Layer):
         )
         self.built = True
 
-    def pack_weights(self, *, recurrent_mask: tf.Tensor | None = None) -> PackedWeights:
+    def pack_weights(
+        self, *, recurrent_mask: tf.Tensor | None = None, resets: bool = False
+    ) -> PackedWeights:
         """Bring the weights to the form that the kernels want.
 
         Args:
             recurrent_mask: `(units, 4·units)` factors for the recurrent
                 kernel while training, or None.
+            resets: Whether `call` will be given `ends`.
 
         Returns:
             What `call` takes; parts of one batch share it.
@@ -103,7 +117,10 @@ class BlockLSTM(keras.layers.Layer):
         recurrent = tf.convert_to_tensor(self.recurrent_kernel)
         if recurrent_mask is not None:
             recurrent *= recurrent_mask
-        return _pack(tf.convert_to_tensor(self.kernel), recurrent, tf.convert_to_tensor(self.bias))
+        kernel = tf.convert_to_tensor(self.kernel)
+        if resets:
+            kernel = with_reset_row(kernel)
+        return _pack(kernel, recurrent, tf.convert_to_tensor(self.bias))
 
     def call(
         self,
@@ -111,6 +128,7 @@ class BlockLSTM(keras.layers.Layer):
         h: tf.Tensor,
         c: tf.Tensor,
         weights: PackedWeights | None = None,
+        ends: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Read a window.
 
@@ -119,14 +137,19 @@ class BlockLSTM(keras.layers.Layer):
                 int32 ids, which stand for one-hot rows.
             h: `(batch, units)` hidden state before the window.
             c: `(batch, units)` cell state before the window.
-            weights: From `pack_weights`; None packs them here.
+            weights: From `pack_weights`, with `resets` where there are `ends`;
+                None packs them here.
+            ends: `(time, batch)` bool, True where a document ends: the hidden
+                and cell state are 0 there, whatever was read. None if none does.
 
         Returns:
             The hidden states, `(time, batch, units)`, and the last hidden and
             cell state, `(batch, units)` each.
         """
         if weights is None:
-            weights = self.pack_weights()
+            weights = self.pack_weights(resets=ends is not None)
+        if ends is not None:
+            inputs = with_resets(inputs, ends, n_features=self.kernel.shape[0])
         if inputs.dtype.is_integer:
             inputs, weights = _one_hot(inputs, weights)
         outputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = _lstm(
@@ -144,7 +167,7 @@ class PackedWeights(NamedTuple):
     is summed before it is brought to Keras's order, once.
 
     Attributes:
-        kernel: `(F, 4·U)`.
+        kernel: `(F, 4·U)`, the row that resets counted among the F.
         recurrent: `(U, 4·U)`.
         bias: `(4·U,)`.
         kernels: `(F + U, 4·U)`, kernel above recurrent kernel.
@@ -158,6 +181,39 @@ class PackedWeights(NamedTuple):
     kernels: tf.Tensor
     swapped: tf.Tensor
     back: tf.Tensor
+
+
+def with_reset_row(kernel: tf.Tensor, *, closed: float = CLOSED) -> tf.Tensor:
+    """Give a kernel the row of one more feature, which resets the state.
+
+    Args:
+        kernel: `(features, 4·units)`, packed i, f, g, o.
+        closed: What shuts a gate.
+
+    Returns:
+        `(features + 1, 4·units)`.
+    """
+    units = kernel.shape[1] // 4
+    row = np.full((1, 4 * units), closed, np.float32)
+    row[:, 2 * units : 3 * units] = 0.0
+    return tf.concat([kernel, row], axis=0)
+
+
+def with_resets(inputs: tf.Tensor, ends: tf.Tensor, *, n_features: int) -> tf.Tensor:
+    """Give inputs the feature that resets the state.
+
+    Args:
+        inputs: `(time, batch, features)` float32, or ids `(time, batch)`.
+        ends: `(time, batch)` bool, True where the state becomes 0.
+        n_features: Features without it.
+
+    Returns:
+        `(time, batch, features + 1)`, or ids of that many characters, the last
+        of which stands for a reset.
+    """
+    if inputs.dtype.is_integer:
+        return tf.where(ends, n_features, inputs)
+    return tf.concat([inputs, tf.cast(ends, inputs.dtype)[..., None]], axis=2)
 
 
 def _pack(kernel: tf.Tensor, recurrent: tf.Tensor, bias: tf.Tensor) -> PackedWeights:

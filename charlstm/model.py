@@ -17,9 +17,11 @@ import tensorflow as tf
 
 from charlstm.checkpoint import Arrays
 from charlstm.config import NetworkConfig, Precision
-from charlstm.lstm import BlockLSTM, PackedWeights
+from charlstm.lstm import CLOSED, BlockLSTM, PackedWeights, with_reset_row, with_resets
 from charlstm.vocabulary import Vocabulary
 
+# As `CLOSED`, within what half precision can hold.
+CLOSED_IN_HALF = -3e4
 # One (hidden state h, cell state c) pair a layer, each (batch, units) float32.
 States = list[tuple[tf.Tensor, tf.Tensor]]
 # One a layer; where stock Keras runs it, a masked recurrent kernel or None.
@@ -89,9 +91,7 @@ class StreamLSTM(keras.Model):
         for lstm in self.lstms:
             lstm.build((None, None, n_inputs))
             n_inputs = network.units
-        self.half_lstms = _Untracked(
-            [_half_precision(lstm) for lstm in self.lstms if self.is_mixed]
-        )
+        self._twins = _Twins(self.lstms, is_mixed=self.is_mixed) if self.has_gpu else None
         self.dense.build((None, None, n_inputs))
         self.built = True
 
@@ -117,6 +117,7 @@ class StreamLSTM(keras.Model):
         part_rows: PartRows | None = None,
         part_sizes: Sequence[int] = (),
         weights: Weights | None = None,
+        ends: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, States]:
         """Read characters and score what comes after each.
 
@@ -131,6 +132,9 @@ class StreamLSTM(keras.Model):
             part_sizes: Rows of each part, if these are several, from `part` on.
             weights: From `pack_weights`, which parts of a batch share; None
                 packs them here.
+            ends: `(batch, time)` bool, True at the last character of a
+                document, after which all states are zero; the logits there
+                mean nothing. None for a text of one document.
 
         Returns:
             `(batch, time, vocab)` float32 logits, and the states after the
@@ -139,14 +143,12 @@ class StreamLSTM(keras.Model):
         if states is None:
             states = self.zero_states(tf.shape(ids)[0])
         if weights is None:
-            weights = self.pack_weights(training=training, step=step)
+            weights = self.pack_weights(training=training, step=step, resets=ends is not None)
         x = tf.transpose(ids)  # (time, batch): the layers are time-major
+        ends = None if ends is None else tf.transpose(ends)
         after: States = []
-        for n, (lstm, (h, c)) in enumerate(zip(self.lstms, states, strict=True)):
-            if training and self.is_mixed:
-                x, h, c = self._run_half(n, x, h, c, weights[n])
-            else:
-                x, h, c = self._run_lstm(lstm, x, h, c, weights[n])  # (time, batch, units)
+        for n, (h, c) in enumerate(states):
+            x, h, c = self._run_lstm(n, x, h, c, weights[n], ends, training=training)
             after.append((h, c))
             if training and self.rate > 0:
                 x *= tf.cast(self._output_mask(x, step, n, part, part_rows, part_sizes), x.dtype)
@@ -179,25 +181,33 @@ class StreamLSTM(keras.Model):
         products = tf.cast(tf.matmul(x, kernel), tf.float32)  # (time, batch, vocab)
         return products + tf.convert_to_tensor(self.dense.bias)
 
-    def pack_weights(self, *, training: bool = False, step: tf.Tensor | int = 0) -> Weights:
+    def pack_weights(
+        self, *, training: bool = False, step: tf.Tensor | int = 0, resets: bool = False
+    ) -> Weights:
         """Do what depends on the weights alone, once for all parts of a batch.
 
         Args:
             training: Whether to drop out recurrent weights.
             step: As in `call`.
+            resets: Whether `call` will be given `ends`.
 
         Returns:
             One entry a layer, for `call`.
         """
         if not training or self.recurrent_rate == 0:
-            return [None if self.has_gpu else lstm.pack_weights() for lstm in self.lstms]
+            return [
+                None if self.has_gpu else lstm.pack_weights(resets=resets) for lstm in self.lstms
+            ]
         packed: Weights = []
         for n, lstm in enumerate(self.lstms):
             seed = self._mask_seed(step, layer=n, part=_WHOLE_BATCH)
             kernel = tf.convert_to_tensor(getattr(lstm, "cell", lstm).recurrent_kernel)
             mask = _dropout_mask(kernel, self.recurrent_rate, seed)
-            is_stock = self.has_gpu
-            packed.append(kernel * mask if is_stock else lstm.pack_weights(recurrent_mask=mask))
+            packed.append(
+                kernel * mask
+                if self.has_gpu
+                else lstm.pack_weights(recurrent_mask=mask, resets=resets)
+            )
         return packed
 
     def _mask_seed(self, step: tf.Tensor | int, *, layer: int, part: int) -> tf.Tensor:
@@ -206,48 +216,40 @@ class StreamLSTM(keras.Model):
 
     def _run_lstm(
         self,
-        lstm: keras.Layer,
+        n: int,
         x: tf.Tensor,
         h: tf.Tensor,
         c: tf.Tensor,
         weights: PackedWeights | tf.Tensor | None,
+        ends: tf.Tensor | None,
+        *,
+        training: bool,
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        if not self.has_gpu:
-            outputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = lstm(x, h, c, weights)
+        """Run layer n: `(time, batch, units)` outputs, and the states after them."""
+        if self._twins is None:
+            outputs: tuple[tf.Tensor, tf.Tensor, tf.Tensor] = self.lstms[n](x, h, c, weights, ends)
             return outputs
+        lstm, is_half = self.lstms[n], self.is_mixed and training
+        dtype = tf.float16 if is_half else tf.float32
+        kernel, n_features = lstm.cell.kernel, lstm.cell.kernel.shape[0]
+        if ends is not None:
+            x = with_resets(x, ends, n_features=n_features)
+            closed = CLOSED_IN_HALF if is_half else CLOSED
+            kernel = with_reset_row(tf.convert_to_tensor(kernel), closed=closed)
+            n_features += 1
+        x = tf.one_hot(x, n_features, dtype=dtype) if x.dtype.is_integer else tf.cast(x, dtype)
         # Stock Keras is batch-major.
-        if x.dtype.is_integer:
-            x = tf.one_hot(x, self.network.vocabulary_size)
-        x = tf.transpose(x, [1, 0, 2])
-        if weights is None:
-            x, h, c = lstm(x, initial_state=[h, c])
+        x, states = tf.transpose(x, [1, 0, 2]), [tf.cast(h, dtype), tf.cast(c, dtype)]
+        if weights is None and ends is None and not is_half:
+            x, h, c = lstm(x, initial_state=states)
         else:
-            trainable = [lstm.cell.kernel, weights, lstm.cell.bias]
-            others = lstm.non_trainable_variables
-            (x, h, c), _ = lstm.stateless_call(trainable, others, x, initial_state=[h, c])
-        return tf.transpose(x, [1, 0, 2]), h, c
-
-    def _run_half(
-        self, n: int, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor, recurrent: tf.Tensor | None
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Run a layer's weights through its twin of half precision; states stay single."""
-        half, cell = self.half_lstms.layers[n], self.lstms[n].cell
-        weights = [
-            cell.kernel,
-            cell.recurrent_kernel if recurrent is None else recurrent,
-            cell.bias,
-        ]
-        if x.dtype.is_integer:
-            x = tf.one_hot(x, self.network.vocabulary_size, dtype=tf.float16)
-        x, h, c = (tf.cast(t, tf.float16) for t in (tf.transpose(x, [1, 0, 2]), h, c))
-        (x, h, c), _ = half.stateless_call(
-            [tf.convert_to_tensor(w) for w in weights],
-            half.non_trainable_variables,
-            x,
-            initial_state=[h, c],
-        )
-        h, c = tf.cast(h, tf.float32), tf.cast(c, tf.float32)
-        return tf.transpose(x, [1, 0, 2]), h, c
+            recurrent = lstm.cell.recurrent_kernel if weights is None else weights
+            taken = [tf.convert_to_tensor(w) for w in (kernel, recurrent, lstm.cell.bias)]
+            twin = self._twins.find(n, is_wider=ends is not None, is_half=is_half)
+            (x, h, c), _ = twin.stateless_call(
+                taken, twin.non_trainable_variables, x, initial_state=states
+            )
+        return tf.transpose(x, [1, 0, 2]), tf.cast(h, tf.float32), tf.cast(c, tf.float32)
 
     def zero_states(self, batch: tf.Tensor | int) -> States:
         """Return the states before the first character.
@@ -262,18 +264,32 @@ class StreamLSTM(keras.Model):
         return [(zeros, zeros) for _ in self.lstms]
 
 
-class _Untracked:
-    """Keeps layers out of what Keras takes for a network's own weights."""
+class _Twins:
+    """Stock layers that are only ever called with the weights of others.
 
-    def __init__(self, layers: list[keras.Layer]) -> None:
-        self.layers = layers
+    A stock layer takes no kernel of another shape than it was built with, and
+    no other precision. A plain object, in which Keras does not look for the
+    network's own weights.
 
+    Args:
+        lstms: The layers whose weights they get.
+        is_mixed: Whether those of half precision are needed.
+    """
 
-def _half_precision(lstm: keras.layers.LSTM) -> keras.layers.LSTM:
-    """Make a twin that is only ever called with the weights of the other."""
-    twin = type(lstm).from_config(lstm.get_config() | {"dtype": "mixed_float16"})
-    twin.build((None, None, lstm.cell.kernel.shape[0]))
-    return twin
+    def __init__(self, lstms: Sequence[keras.layers.LSTM], *, is_mixed: bool) -> None:
+        """Build them here: inside a traced function no variable can be made."""
+        self._made = {(n, False, False): lstm for n, lstm in enumerate(lstms)}
+        for n, lstm in enumerate(lstms):
+            for is_wider, is_half in ((True, False), (False, True), (True, True)):
+                if is_half <= is_mixed:
+                    dtype = {"dtype": "mixed_float16"} if is_half else {}
+                    twin = type(lstm).from_config(lstm.get_config() | dtype)
+                    twin.build((None, None, lstm.cell.kernel.shape[0] + is_wider))
+                    self._made[n, is_wider, is_half] = twin
+
+    def find(self, n: int, *, is_wider: bool, is_half: bool) -> keras.layers.LSTM:
+        """Return the twin of layer n, with one more feature or in half precision."""
+        return self._made[n, is_wider, is_half]
 
 
 def _dropout_mask(

@@ -465,7 +465,8 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
     info, notes = _last_good(model)
     checkpoint = load_checkpoint(info)
     stored, about = checkpoint.config["training"], checkpoint.config["corpus"]
-    config = TrainingConfig(**stored)
+    # Models that are older than the choice were trained so.
+    config = TrainingConfig(**{"join_documents": True, **stored})
     network = checkpoint.network
     _refuse_changes(request, config, network, checkpoint.text_options)
     allowed = {k: v for k, v in request.typed.items() if k in RESUMABLE_OPTIONS}

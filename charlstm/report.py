@@ -315,6 +315,8 @@ def train_command(
     give("normalize", options.normalize, CorpusOptions().normalize)
     if options.lowercase and not defaults.lowercase:
         words.append("--lowercase")
+    if training.join_documents:
+        words.append("--join-documents")
     if options.keep_boilerplate:
         words.append("--keep-boilerplate")
     give("threads", training.threads, None)

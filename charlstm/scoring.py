@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from charlstm.batching import EvaluationRows
+from charlstm.batching import Documents, EvaluationRows
 from charlstm.engine import Floats, Ids, LSTMState, LSTMStep, one_blas_thread
 from charlstm.errors import InputError
 from charlstm.sampling import log_softmax
@@ -81,6 +81,7 @@ def score_ids(
     step: LSTMStep,
     ids: npt.NDArray[np.integer],
     *,
+    documents: Documents | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Score:
     """Score a text by the definition in `batching.EvaluationRows`.
@@ -91,6 +92,8 @@ def score_ids(
     Args:
         step: The network.
         ids: `(characters,)`, at least 2.
+        documents: Where documents begin, or None; a network without carried
+            state reads across.
         progress: Called with (done, in all).
 
     Returns:
@@ -100,7 +103,7 @@ def score_ids(
         InputError: If there are fewer than 2 characters.
     """
     nats, n_scored = 0.0, 0
-    for _, surprise in surprises(step, ids, progress=progress):
+    for _, surprise in surprises(step, ids, documents=documents, progress=progress):
         nats += float(surprise.sum())
         n_scored += surprise.size
     return Score(nats=nats, n_scored=n_scored)
@@ -110,6 +113,7 @@ def score_characters(
     step: LSTMStep,
     ids: npt.NDArray[np.integer],
     *,
+    documents: Documents | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.float64]:
     """Score each character of a text, by the same definition as `score_ids`.
@@ -117,6 +121,8 @@ def score_characters(
     Args:
         step: The network.
         ids: `(characters,)`, at least 2.
+        documents: Where documents begin, or None; a network without carried
+            state reads across.
         progress: Called with (done, in all).
 
     Returns:
@@ -127,7 +133,7 @@ def score_characters(
         InputError: If there are fewer than 2 characters.
     """
     nats = np.full(len(ids), np.nan)
-    for positions, surprise in surprises(step, ids, progress=progress):
+    for positions, surprise in surprises(step, ids, documents=documents, progress=progress):
         nats[positions] = surprise
     return nats
 
@@ -136,6 +142,7 @@ def surprises(
     step: LSTMStep,
     ids: npt.NDArray[np.integer],
     *,
+    documents: Documents | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
     """Go through a text and tell how surprising its characters are.
@@ -143,6 +150,8 @@ def surprises(
     Args:
         step: The network.
         ids: `(characters,)`, at least 2.
+        documents: Where documents begin, or None; a network without carried
+            state reads across.
         progress: Called with (done, in all).
 
     Yields:
@@ -159,26 +168,29 @@ def surprises(
     report = progress or (lambda done, total: None)
     with one_blas_thread():
         if step.network.carries_state:
-            yield from _row_surprises(step, ids, report)
+            yield from _row_surprises(step, EvaluationRows(ids, documents), report)
         else:
             yield from _window_surprises(step, ids, report)
 
 
 def _row_surprises(
-    step: LSTMStep, ids: npt.NDArray[np.integer], report: Callable[[int, int], None]
+    step: LSTMStep, rows: EvaluationRows, report: Callable[[int, int], None]
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-    rows = EvaluationRows(ids)
     state = LSTMState(step.network, rows.n_rows)
     for start in range(0, rows.width, _CHUNK):
         n = min(_CHUNK, rows.width - start)
         inputs, targets, is_scored = rows.chunk(start, n)
         positions = rows.positions(start, n)
+        ends = rows.ends(start, n)
         for t in range(n):
             step.advance(inputs[:, t], state)
             scored = is_scored[:, t]
             if scored.any():
                 log_p = log_softmax_at(step.logits(state), targets[:, t])
                 yield positions[scored, t], -log_p[scored]
+            if ends is not None:
+                for array in (*state.h, *state.c):
+                    array[ends[:, t]] = 0.0
         report(min(start + _CHUNK, rows.width), rows.width)
 
 

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from charlstm.batching import EvaluationRows, ShuffledWindows, Streams
+from charlstm.batching import Documents, EvaluationRows, ShuffledWindows, Streams
 from charlstm.checkpoint import Arrays
 from charlstm.config import NetworkConfig, TrainingConfig
 from charlstm.engine import LSTMStep
@@ -190,6 +190,8 @@ class Trainer(abc.ABC):
         network: The network's shape.
         config: How to train it.
         train_ids: `(characters,)` ids to learn from.
+        documents: Where each of several documents begins, which recipe default
+            keeps apart; None for one.
 
     Attributes:
         model: The network.
@@ -202,11 +204,16 @@ class Trainer(abc.ABC):
     batches: Streams | ShuffledWindows
 
     def __init__(
-        self, network: NetworkConfig, config: TrainingConfig, train_ids: CorpusIds
+        self,
+        network: NetworkConfig,
+        config: TrainingConfig,
+        train_ids: CorpusIds,
+        documents: Documents | None = None,
     ) -> None:
         """Build the network and the optimizer's slots."""
         self.network = network
         self.config = config
+        self.documents = documents
         self.build(train_ids)
         self.optimizer = FusedAdam(config.learning_rate)
         self.optimizer.build(self.model.trainable_variables)
@@ -225,15 +232,22 @@ class Trainer(abc.ABC):
 
         Returns:
             Mean nats/char, not finite if the gradient was not, and the number
-            of characters learned from.
+            of characters learned from, at least 1.
         """
 
     @abc.abstractmethod
-    def evaluate(self, ids: CorpusIds, *, max_chunks: int | None = None) -> float:
+    def evaluate(
+        self,
+        ids: CorpusIds,
+        *,
+        documents: Documents | None = None,
+        max_chunks: int | None = None,
+    ) -> float:
         """Return the nats/char of a text by the definition of `EvaluationRows`.
 
         Args:
             ids: `(characters,)`, at least 2.
+            documents: Where documents begin in it, or None.
             max_chunks: Stop after so many chunks, which traces the graph
                 without the work; the result is then meaningless.
 
@@ -308,7 +322,7 @@ class StreamTrainer(Trainer):
         """Make the network and the streams."""
         config, network = self.config, self.network
         self.batches: Streams = Streams(
-            train_ids, config.batch_size, network.seq_length, config.random_seed
+            train_ids, config.batch_size, network.seq_length, config.random_seed, self.documents
         )
         self.model: StreamLSTM = StreamLSTM(
             network,
@@ -329,14 +343,15 @@ class StreamTrainer(Trainer):
         states: States,
         step: tf.Tensor,
         learning_rate: tf.Tensor,
+        ends: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor, States]:
         parts = self._parts(inputs.shape[0])
         pieces = [Piece(rows, part) for part, rows in enumerate(parts)]
         if self.model.has_gpu:  # which has no threads to share out
             pieces = [Piece(slice(None), 0, None, tuple(r.stop - r.start for r in parts))]
-        n_chars = inputs.shape[0] * inputs.shape[1]
+        n_chars = inputs.shape[0] * inputs.shape[1] if ends is None else n_scored(ends)
         loss, gradients, after = self._gradients(
-            inputs, targets, states, step, pieces=pieces, n_chars=n_chars
+            inputs, targets, states, step, pieces=pieces, n_chars=n_chars, ends=ends
         )
         variables = self.model.trainable_variables
         norm = tf.linalg.global_norm(gradients)
@@ -354,13 +369,14 @@ class StreamTrainer(Trainer):
         step: tf.Tensor,
         *,
         pieces: list[Piece],
-        n_chars: int,
+        n_chars: int | tf.Tensor,
+        ends: tf.Tensor | None,
     ) -> tuple[tf.Tensor, list[tf.Tensor], States]:
         """Return nats a character of `n_chars`, their gradients, and the states after."""
         after: list[States] = []
         nats = []
         with tf.GradientTape() as tape:
-            weights = self.model.pack_weights(training=True, step=step)
+            weights = self.model.pack_weights(training=True, step=step, resets=ends is not None)
             for rows, part, part_rows, part_sizes in pieces:
                 logits, states_after = self.model(
                     inputs[rows],
@@ -371,15 +387,20 @@ class StreamTrainer(Trainer):
                     part_rows=part_rows,
                     part_sizes=part_sizes,
                     weights=weights,
+                    ends=None if ends is None else ends[rows],
                 )
-                nats.append(tf.reduce_sum(_cross_entropy(targets[rows], logits)))
+                losses = _cross_entropy(targets[rows], logits)
+                if ends is not None:
+                    losses = tf.where(ends[rows], 0.0, losses)
+                nats.append(tf.reduce_sum(losses))
                 after.append(states_after)
             total = tf.add_n(nats)
-            loss = total / float(n_chars)
+            divisor = float(n_chars) if isinstance(n_chars, int) else n_chars
+            loss = total / divisor
         variables = self.model.trainable_variables
         if self.model.is_mixed:
             # The sum's gradients are large enough for half precision, the mean's not.
-            gradients = [g / float(n_chars) for g in tape.gradient(total, variables)]
+            gradients = [g / divisor for g in tape.gradient(total, variables)]
         else:
             gradients = tape.gradient(loss, variables)
         return loss, gradients, _join(after)
@@ -393,6 +414,7 @@ class StreamTrainer(Trainer):
     def train_step(self, state: TrainerState) -> tuple[float, int]:
         """Take one step on the next window of every stream."""
         inputs, targets, is_epoch_start = self.batches.batch(state.step)
+        ends = self.batches.ends(state.step)
         if is_epoch_start:
             self.states = self.model.zero_states(self.config.batch_size)
         learning_rate = learning_rate_at(
@@ -408,38 +430,64 @@ class StreamTrainer(Trainer):
             # ever met, 0.8 KB a step.
             tf.constant(np.asarray(state.step, np.int32)),
             tf.constant(np.asarray(learning_rate, np.float32)),
+            *([] if ends is None else [tf.constant(ends)]),
         )
-        return float(loss), targets.size
+        return float(loss), count_scored(targets.shape, ends)
 
     @tf.function(autograph=False)  # nothing to convert: a quarter of a second less
     def _evaluation_step(
-        self, inputs: tf.Tensor, targets: tf.Tensor, is_scored: tf.Tensor, states: States
+        self,
+        inputs: tf.Tensor,
+        targets: tf.Tensor,
+        is_scored: tf.Tensor,
+        states: States,
+        ends: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, States]:
         after: list[States] = []
         nats = []
-        weights = self.model.pack_weights()
+        weights = self.model.pack_weights(resets=ends is not None)
         parts = [slice(None)] if self.model.has_gpu else self._parts(inputs.shape[0])
         for rows in parts:
             logits, states_after = self.model(
-                inputs[rows], [(h[rows], c[rows]) for h, c in states], weights=weights
+                inputs[rows],
+                [(h[rows], c[rows]) for h, c in states],
+                weights=weights,
+                ends=None if ends is None else ends[rows],
             )
             losses = _cross_entropy(targets[rows], logits)
             nats.append(tf.reduce_sum(tf.where(is_scored[rows], losses, 0.0)))
             after.append(states_after)
         return tf.add_n(nats), _join(after)
 
-    def evaluate(self, ids: CorpusIds, *, max_chunks: int | None = None) -> float:
+    def evaluate(
+        self,
+        ids: CorpusIds,
+        *,
+        documents: Documents | None = None,
+        max_chunks: int | None = None,
+    ) -> float:
         """Return nats/char with the state carried along each row."""
-        rows = EvaluationRows(ids)
-        states = self.model.zero_states(rows.n_rows)
+        rows = EvaluationRows(ids, documents)
+        return self._nats_of(rows, slice(0, rows.n_rows), max_chunks) / rows.n_scored
+
+    def _nats_of(self, rows: EvaluationRows, mine: slice, max_chunks: int | None) -> float:
+        """Sum the nats of some of an evaluation's rows."""
+        states = self.model.zero_states(mine.stop - mine.start)
         nats = 0.0
         for start in range(0, rows.width, EVALUATION_CHUNK)[:max_chunks]:
-            inputs, targets, is_scored = rows.chunk(start, EVALUATION_CHUNK)
+            inputs, targets, is_scored = (
+                tf.constant(array[mine]) for array in rows.chunk(start, EVALUATION_CHUNK)
+            )
+            ends = rows.ends(start, EVALUATION_CHUNK)
             part, states = self._evaluation_step(
-                tf.constant(inputs), tf.constant(targets), tf.constant(is_scored), states
+                inputs,
+                targets,
+                is_scored,
+                states,
+                *([] if ends is None else [tf.constant(ends[mine])]),
             )
             nats += float(part)
-        return nats / rows.n_scored
+        return nats
 
     def arrays(self) -> Arrays:
         """Add the carried states."""
@@ -463,6 +511,25 @@ class StreamTrainer(Trainer):
         if any(a.shape != shape for pair in states for a in pair):
             raise ValueError(f"carried states are not of shape {shape}")
         self.states = [(tf.constant(h), tf.constant(c)) for h, c in states]
+
+
+def n_scored(ends: tf.Tensor) -> tf.Tensor:
+    """Count the characters of a batch that are scored, at least 1, as float32."""
+    return tf.maximum(1.0, tf.reduce_sum(tf.cast(~ends, tf.float32)))
+
+
+def count_scored(shape: tuple[int, ...], ends: np.ndarray | None) -> int:
+    """Count the characters of a batch that are scored.
+
+    Args:
+        shape: Of the batch's targets.
+        ends: `(batch, time)` bool, where documents end; None if none does.
+
+    Returns:
+        At least 1, by which the nats can be divided.
+    """
+    n_chars = int(np.prod(shape))
+    return n_chars if ends is None else max(1, n_chars - int(ends.sum()))
 
 
 def _cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -530,7 +597,13 @@ class ArticleTrainer(Trainer):
         loss, self.gradient_norm = self._step(tf.constant(inputs), tf.constant(targets))
         return float(loss), targets.size
 
-    def evaluate(self, ids: CorpusIds, *, max_chunks: int | None = None) -> float:
+    def evaluate(
+        self,
+        ids: CorpusIds,
+        *,
+        documents: Documents | None = None,
+        max_chunks: int | None = None,
+    ) -> float:
         """Return nats/char with the window sliding over the text; nothing is traced."""
         if max_chunks is not None:
             return 0.0
@@ -539,16 +612,22 @@ class ArticleTrainer(Trainer):
         ).nats_per_char
 
 
-def make_trainer(network: NetworkConfig, config: TrainingConfig, train_ids: CorpusIds) -> Trainer:
+def make_trainer(
+    network: NetworkConfig,
+    config: TrainingConfig,
+    train_ids: CorpusIds,
+    documents: Documents | None = None,
+) -> Trainer:
     """Make the trainer of a recipe.
 
     Args:
         network: The network's shape.
         config: How to train it.
         train_ids: `(characters,)` ids to learn from.
+        documents: Where each of several documents begins; None for one.
 
     Returns:
         A trainer with fresh weights.
     """
     cls = StreamTrainer if config.recipe == "default" else ArticleTrainer
-    return cls(network, config, train_ids)
+    return cls(network, config, train_ids, documents)

@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from charlstm import __version__
+from charlstm.batching import documents_within
 from charlstm.checkpoint import (
     Arrays,
     Checkpoint,
@@ -214,8 +215,14 @@ class Run:
         self.split = split
         self.n_train = split.train_characters
         self.val_ids = corpus.ids[split.train_characters :]
+        starts = corpus.documents
+        is_apart = len(starts) > 1 and not config.join_documents
+        self.val_documents = (
+            documents_within(starts, self.n_train, len(corpus.ids)) if is_apart else None
+        )
         make = make_trainer if group is None else group.make_trainer
-        self.trainer = make(network, config, corpus.ids[: split.train_characters])
+        train_ids = corpus.ids[: split.train_characters]
+        self.trainer = make(network, config, train_ids, starts if is_apart else None)
         self.started_from: dict[str, Any] | None = None
         if start_from is not None:
             self._begin_with(start_from)
@@ -454,7 +461,7 @@ class Run:
         if len(self.val_ids) and not self.is_evaluation_traced:
             # Done once, so it must not count as what an evaluation takes.
             before = self.pace.seconds
-            self.trainer.evaluate(self.val_ids[:MAX_TRAINING_EVALUATION], max_chunks=1)
+            self._validate(MAX_TRAINING_EVALUATION, max_chunks=1)
             tracing = self.pace.seconds - before
             self.pace.leave_out(tracing)
             self.is_evaluation_traced = True
@@ -462,7 +469,7 @@ class Run:
             state.train_loss = state.loss_sum / state.loss_count
             state.loss_sum, state.loss_count = 0.0, 0
         if len(self.val_ids):
-            state.val_loss = self.trainer.evaluate(self.val_ids[:MAX_TRAINING_EVALUATION])
+            state.val_loss = self._validate(MAX_TRAINING_EVALUATION)
         loss = state.train_loss if state.val_loss is None else state.val_loss
         if loss is not None and (state.best_loss is None or loss < state.best_loss):
             state.best_loss, state.stale_evaluations = loss, 0
@@ -483,6 +490,12 @@ class Run:
         self.reporter.evaluated(record)
         self.reporter.network(state.step, self.good.weights)
         return tracing
+
+    def _validate(self, most: int, *, max_chunks: int | None = None) -> float:
+        """Return the loss on the held-out tail, up to so many characters."""
+        return self.trainer.evaluate(
+            self.val_ids[:most], documents=self.val_documents, max_chunks=max_chunks
+        )
 
     def _point(self) -> _Point:
         """Copy where training is."""
@@ -742,7 +755,7 @@ class Run:
             if self.group is not None:
                 weights = self.group.share_arrays(weights)
             set_weights(self.trainer.model, weights)
-            best_val_loss = self.trainer.evaluate(self.val_ids[:MAX_FINAL_EVALUATION])
+            best_val_loss = self._validate(MAX_FINAL_EVALUATION)
         return TrainingResult(
             stopped=stopped,
             epochs=self.epoch,

@@ -1,6 +1,6 @@
 """Steps on several devices of one process, beside the same steps on one.
 
-    python replicas.py N_REPLICAS BATCH_SIZE THREADS
+    python replicas.py N_REPLICAS BATCH_SIZE THREADS N_DOCUMENTS
 
 The devices are pieces of the CPU, so it needs a process of its own: they must
 be there before TensorFlow's runtime starts. Prints one JSON object: losses,
@@ -20,7 +20,7 @@ from charlstm.config import NetworkConfig, TrainingConfig
 
 
 def main() -> None:
-    n_replicas, batch_size, threads = map(int, sys.argv[1:])
+    n_replicas, batch_size, threads, n_documents = map(int, sys.argv[1:])
     start_tensorflow(threads=1, random_seed=0, parts=1, starts_runtime=False)
     import tensorflow as tf
 
@@ -36,9 +36,11 @@ def main() -> None:
         batch_size=batch_size, dropout=0.3, recurrent_dropout=0.2, threads=threads
     )
     ids = np.random.default_rng(3).integers(0, 7, 90 * batch_size).astype(np.uint8)
-    alone = StreamTrainer(network, config, ids)
+    starts = np.sort(np.random.default_rng(4).integers(0, len(ids), n_documents))
+    documents = None if n_documents == 1 else np.concatenate([[0], starts]).astype("<u8")
+    alone = StreamTrainer(network, config, ids, documents)
     strategy = tf.distribute.MirroredStrategy([f"CPU:{n}" for n in range(n_replicas)])
-    together = Group(strategy).make_trainer(network, config, ids)
+    together = Group(strategy).make_trainer(network, config, ids, documents)
 
     def steps(trainer: StreamTrainer, first: int, last: int) -> list[float]:
         return [trainer.train_step(TrainerState(step=n))[0] for n in range(first, last)]
@@ -48,7 +50,7 @@ def main() -> None:
     losses["together"] += steps(together, 3, 6)
     mine = get_weights(alone.model) | alone.arrays()
     others = get_weights(together.model) | together.arrays()
-    evaluated = [trainer.evaluate(ids[:500]) for trainer in (alone, together)]
+    evaluated = [trainer.evaluate(ids[:500], documents=documents) for trainer in (alone, together)]
     off = {name: float(np.abs(mine[name] - others[name]).max()) for name in mine}
     together.restore(weights, arrays)
     losses["again"] = losses["together"][:3] + steps(together, 3, 6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import itertools
 import mmap
 import os
@@ -467,3 +468,36 @@ def test_a_stretch_that_is_given_back_is_no_longer_counted(tmp_path: Path, is_sl
     assert mapped() == 4 * unit
     assert int(ids[first + unit : first + 3 * unit].sum()) == 2 * unit
     assert mapped() == 6 * unit
+
+
+# --- documents ----------------------------------------------------------------
+
+
+@given(data=streams(), starts=st.lists(st.integers(0, 260), max_size=9), step=st.integers(0, 300))
+@PROPERTY
+def test_a_document_ends_before_another_begins(data: Streams, starts: list[int], step: int) -> None:
+    """Empty ones, some past the training part, and where the ring closes."""
+    documents = np.array([0, *sorted(starts)], "<u8")
+    apart = dataclasses.replace(data, documents=documents)
+    _, targets, _ = apart.batch(step)
+    assert data.ends(step) is None
+    ends = apart.ends(step)
+    assert ends is not None
+    assert ends.tolist() == np.isin(targets, documents).tolist()
+
+
+@pytest.mark.parametrize("n", LENGTHS[1:])
+def test_a_document_s_first_character_is_not_scored(n: int) -> None:
+    documents = np.array([0, 1, 1, n // 2, n // 2, n - 1, n, n + 7], "<u8")
+    rows = EvaluationRows(positions(n), documents)
+    _, targets, is_scored = all_chunks(rows, 700)
+    scored = sorted(set(range(n)) - {0, 1, n // 2, n - 1})
+    if not scored:  # documents of one character alone are one text
+        scored = list(range(1, n))
+    assert np.sort(targets[is_scored]).tolist() == scored
+    assert rows.n_scored == len(scored)
+    ends = rows.ends(0, rows.width)
+    if len(scored) < n - 1:
+        assert ends is not None
+        inside = targets == rows.positions(0, rows.width)
+        np.testing.assert_array_equal(ends[inside], np.isin(targets, documents)[inside])

@@ -45,12 +45,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.src.backend, "lstm", no_cudnn)
 
 
-def trainer_with(precision: str, **options: Any) -> Any:
+def trainer_with(precision: str, *, documents: Any = None, **options: Any) -> Any:
     from charlstm.trainers import StreamTrainer
 
     chosen = {"batch_size": 25, "dropout": 0.3, "recurrent_dropout": 0.4, "threads": 3} | options
     config = TrainingConfig(**chosen, precision=precision)  # type: ignore[arg-type]
-    return StreamTrainer(NETWORK, config, IDS)
+    return StreamTrainer(NETWORK, config, IDS, documents)
 
 
 def losses_of(trainer: Any, n: int) -> list[float]:
@@ -62,9 +62,11 @@ def losses_of(trainer: Any, n: int) -> list[float]:
 # --- mixed precision ------------------------------------------------------------
 
 
-def test_half_precision_takes_nearly_the_same_steps(gpu: None) -> None:
+@pytest.mark.parametrize("documents", [None, np.array([0, 700, 705, 1_400], "<u8")])
+def test_half_precision_takes_nearly_the_same_steps(gpu: None, documents: Any) -> None:
     """With the same masks, three parts of the batch going through at once."""
-    single, mixed = trainer_with("float32"), trainer_with("mixed")
+    single = trainer_with("float32", documents=documents)
+    mixed = trainer_with("mixed", documents=documents)
     expected, found = losses_of(single, 30), losses_of(mixed, 30)
     assert found == pytest.approx(expected, rel=5e-3)
     assert found != expected  # it is half precision
@@ -113,6 +115,7 @@ def test_gradients_too_small_for_half_precision_are_kept(gpu: None) -> None:
             tf.constant(0),
             pieces=[Piece(slice(None), 0)],
             n_chars=inputs.size * 10_000,  # as in a batch of so many more rows
+            ends=None,
         )
         gradients[precision] = np.concatenate([g.numpy().ravel() for g in found])
         assert {g.dtype for g in found} == {tf.float32}
@@ -128,17 +131,19 @@ def test_the_trial_passes_what_is_right_and_nothing_else(
     from charlstm.model import StreamLSTM
 
     assert devices.mixed_works(NETWORK)
-    right = StreamLSTM._run_half
+    right = StreamLSTM._run_lstm
 
-    def slightly_wrong(self: Any, n: int, x: Any, h: Any, c: Any, recurrent: Any) -> Any:
-        x, h, c = right(self, n, x, h, c, recurrent)
-        return x * tf.constant(1.5, x.dtype), h, c
+    def slightly_wrong(self: Any, *arguments: Any, training: bool) -> Any:
+        x, h, c = right(self, *arguments, training=training)
+        return (x * 1.5 if self.is_mixed else x), h, c
 
-    def unsupported(*_: Any) -> Any:
-        raise tf.errors.UnimplementedError(None, None, "no such kernel")
+    def unsupported(self: Any, *arguments: Any, training: bool) -> Any:
+        if self.is_mixed:
+            raise tf.errors.UnimplementedError(None, None, "no such kernel")
+        return right(self, *arguments, training=training)
 
     for wrong in (slightly_wrong, unsupported):
-        monkeypatch.setattr(StreamLSTM, "_run_half", wrong)
+        monkeypatch.setattr(StreamLSTM, "_run_lstm", wrong)
         assert not devices.mixed_works(NETWORK)
 
 

@@ -64,12 +64,16 @@ def assert_alike(model: str, other: str, *, tolerance: float = TOLERANCE) -> Non
 
 
 @pytest.mark.parametrize(
-    ("n_replicas", "batch_size", "threads"), [(2, 24, 1), (3, 25, 2), (2, 19, 2)]
+    ("n_replicas", "batch_size", "threads", "n_documents"),
+    [(2, 24, 1, 1), (3, 25, 2, 1), (2, 19, 2, 1), (3, 25, 2, 60)],
 )
-def test_devices_take_the_steps_of_one(n_replicas, batch_size, threads):
+def test_devices_take_the_steps_of_one(n_replicas, batch_size, threads, n_documents):
     """Shares of unequal size, which begin and end within the parts that masks are drawn for."""
     result = subprocess.run(
-        [sys.executable, str(REPLICAS), str(n_replicas), str(batch_size), str(threads)],
+        [
+            *(sys.executable, str(REPLICAS)),
+            *map(str, (n_replicas, batch_size, threads, n_documents)),
+        ],
         capture_output=True,
         text=True,
         timeout=120,

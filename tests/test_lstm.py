@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -184,3 +186,58 @@ def test_ids_stand_for_one_hot_rows(tf, vocabulary_size):
     )
     for a, b in zip(by_ids, by_rows, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize(
+    ("time", "starts"), [(11, [0, 4, 5, 9]), (11, [3, 11]), (1, [1]), (211, [7, 90])]
+)
+def test_documents_are_read_one_by_one(tf, time, starts):
+    """Against the stock layer on each document alone, from zero; the last steps are given up."""
+    import keras
+
+    rng = np.random.default_rng(5)
+    batch, n_features, units = 3, 4, 7
+    weights = make_weights(rng, n_features, units)
+    ours = make_layer(weights)
+    stock = keras.layers.LSTM(units, return_sequences=True, return_state=True)
+    stock.build((batch, time, n_features))
+    stock.set_weights(weights)
+    x = tf.constant(rng.normal(size=(time, batch, n_features)).astype(np.float32))
+    h, c = (tf.constant(rng.normal(size=(batch, units)).astype(np.float32)) for _ in range(2))
+    # The middle row alone has documents, so rows must not touch one another.
+    ends = np.zeros((time, batch), bool)
+    ends[[start - 1 for start in starts if start], 1] = True
+    loss_weights = [
+        rng.normal(size=shape).astype(np.float32)
+        for shape in ((time, batch, units), (batch, units), (batch, units))
+    ]
+
+    def run_stock():
+        bounds = sorted({0, *starts, time})
+        rows = []
+        for row in range(batch):
+            state = [h[row : row + 1], c[row : row + 1]]
+            outs = []
+            for a, b in itertools.pairwise(bounds):
+                out, *state = stock(x[a:b, row][None], initial_state=state)
+                outs.append(out[0])
+                if ends[b - 1, row]:
+                    outs[-1] = tf.concat([out[0, :-1], tf.zeros((1, units))], axis=0)
+                    state = [tf.zeros((1, units))] * 2
+            rows.append((tf.concat(outs, axis=0), state[0][0], state[1][0]))
+        out, h1, c1 = (tf.stack(series) for series in zip(*rows, strict=True))
+        return tf.transpose(out, [1, 0, 2]), h1, c1
+
+    @tf.function
+    def run_ours():
+        return ours(x, h, c, ends=tf.constant(ends))
+
+    expected = outputs_and_gradients(
+        tf, run_stock, [x, h, c], stock.trainable_variables, loss_weights
+    )
+    got = outputs_and_gradients(tf, run_ours, [x, h, c], ours.trainable_variables, loss_weights)
+    for name, a, b in zip(NAMES, got, expected, strict=True):
+        assert np.abs(a - b).max() <= RELATIVE * np.abs(b).max(), name
+    # Nothing at all is left of what came before, forwards or backwards.
+    assert not got[0][ends].any()
+    assert not got[3][ends].any()

@@ -23,10 +23,10 @@ def trainers():
     return charlstm.trainers
 
 
-def make(trainers, *, ids=IDS, **options):
+def make(trainers, *, ids=IDS, documents=None, **options):
     config = TrainingConfig(**({"batch_size": 25, "dropout": 0.0} | options))
     network = NetworkConfig(vocabulary_size=SIZE, units=UNITS, seq_length=TIME)
-    return trainers.StreamTrainer(network, config, ids)
+    return trainers.StreamTrainer(network, config, ids, documents)
 
 
 def steps_of(trainers, trainer, n, first=0):
@@ -180,3 +180,101 @@ def test_it_begins_by_guessing_how_frequent_each_character_is(trainers):
     assert bias[6] == pytest.approx(np.log(1 / 2_307), abs=1e-4)
     entropy = -(shares[:6] * np.log(shares[:6])).sum()
     assert steps_of(trainers, trainer, 1)[0] == pytest.approx(entropy, abs=0.1)
+
+
+# Empty ones, one of a single character, and one past the end.
+DOCUMENTS = np.array([0, 31, 31, 32, 400, 777, 1_500, 2_299, 2_400], "<u8")
+
+
+def test_the_end_of_a_document_is_neither_scored_nor_carried_over(trainers):
+    """The first step's loss by NumPy, each stretch of a row scored as a text of its own."""
+    from charlstm.engine import LSTMStep
+    from charlstm.model import get_weights
+    from charlstm.scoring import score_ids
+
+    trainer = make(trainers, documents=DOCUMENTS)
+    step = LSTMStep(trainer.network, get_weights(trainer.model))
+    inputs, targets, _ = trainer.batches.batch(0)
+    ends = trainer.batches.ends(0)
+    assert ends.any()
+    nats, n_scored = 0.0, 0
+    for row, last, cut in zip(inputs, targets[:, -1], ends, strict=True):
+        text = np.append(row, last)
+        for stretch in np.split(text, np.flatnonzero(cut) + 1):
+            if len(stretch) > 1:
+                score = score_ids(step, stretch)
+                nats, n_scored = nats + score.nats, n_scored + score.n_scored
+    loss, n_chars = trainer.train_step(trainers.TrainerState(step=0))
+    assert n_chars == n_scored
+    assert loss == pytest.approx(nats / n_scored, rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.3, "recurrent_dropout": 0.5}])
+def test_both_networks_keep_documents_apart_alike(trainers, monkeypatch, options):
+    """Stock layers, as on a GPU, here on the CPU, and the project's own."""
+    import tensorflow as tf
+
+    ours = make(trainers, documents=DOCUMENTS, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
+        theirs = make(trainers, documents=DOCUMENTS, **options)
+    for n in range(len(theirs.model.lstms)):
+        theirs.model._twins.find(n, is_wider=True, is_half=False).use_cudnn = False
+    assert steps_of(trainers, theirs, 3) == pytest.approx(steps_of(trainers, ours, 3), rel=1e-5)
+
+
+def test_parts_keep_documents_apart_as_the_whole(trainers):
+    whole = make(trainers, documents=DOCUMENTS)
+    parts = make(trainers, documents=DOCUMENTS, threads=3)
+    for step in range(3):
+        state = trainers.TrainerState(step=step)
+        loss, n_chars = parts.train_step(state)
+        assert n_chars == 25 * TIME - whole.batches.ends(step).sum()
+        assert whole.train_step(state)[0] == pytest.approx(loss, rel=1e-5)
+
+
+def test_keras_and_numpy_give_documents_the_same_loss(trainers):
+    from charlstm.engine import LSTMStep
+    from charlstm.model import get_weights
+    from charlstm.scoring import score_ids
+
+    trainer = make(trainers, documents=DOCUMENTS)
+    steps_of(trainers, trainer, 5)
+    step = LSTMStep(trainer.network, get_weights(trainer.model))
+    score = score_ids(step, IDS, documents=DOCUMENTS)
+    assert score.n_scored == 2_300 - 7
+    assert trainer.evaluate(IDS, documents=DOCUMENTS) == pytest.approx(
+        score.nats_per_char, abs=1e-4
+    )
+    assert abs(score.nats_per_char - score_ids(step, IDS).nats_per_char) > 1e-6
+
+
+def test_a_document_knows_nothing_of_the_one_before(trainers):
+    """Its logits are the same to the last bit, whatever stands before it."""
+    model = make(trainers).model
+    other = IDS[:180].copy().reshape(2, 90)
+    ids, ends = other.copy(), np.zeros((2, 90), bool)
+    ends[:, 39] = True
+    other[:, :40] = (other[:, :40] + 3) % SIZE
+    logits, states = model(ids.astype(np.int32), ends=ends)
+    other_logits, other_states = model(other.astype(np.int32), ends=ends)
+    assert not np.array_equal(logits[:, 5], other_logits[:, 5])
+    np.testing.assert_array_equal(logits[:, 40:], other_logits[:, 40:])
+    for pair, other_pair in zip(states, other_states, strict=True):
+        np.testing.assert_array_equal(pair, other_pair)
+
+
+def test_what_follows_from_a_beginning_is_learned(trainers):
+    """One sequence, cut off anywhere: only who knows where it began can go on with it."""
+    rng = np.random.default_rng(8)
+    sequence = rng.integers(0, SIZE - 4, 40)
+    pieces = [sequence[:n] for n in rng.integers(6, 40, 300)]
+    ids = np.concatenate(pieces).astype(np.uint8)
+    starts = np.cumsum([0, *map(len, pieces[:-1])]).astype("<u8")
+    losses = []
+    for documents in (starts, None):
+        trainer = make(trainers, ids=ids, documents=documents, learning_rate=2e-2)
+        steps_of(trainers, trainer, 250)
+        losses.append(trainer.evaluate(ids, documents=documents))
+    apart, joined = losses
+    assert apart < joined - 0.05

@@ -394,7 +394,9 @@ def test_early_stop_keeps_the_best(training, corpus, tmp_path, monkeypatch):
     run = make(training, corpus, model, epochs=10, patience=3)
     losses = iter([2.0, 1.5, 1.6, 1.7, 1.8, 1.9])
     monkeypatch.setattr(
-        run.trainer, "evaluate", lambda ids, max_chunks=None: 0 if max_chunks else next(losses)
+        run.trainer,
+        "evaluate",
+        lambda ids, documents=None, max_chunks=None: 0 if max_chunks else next(losses),
     )
     result = run.run()
     assert result.stopped == "early"

@@ -81,6 +81,7 @@ class _StopRequest:
             "recurrent_dropout",
             "learning_rate",
             "val_fraction",
+            "join_documents",
             "random_seed",
             "threads",
             "device",
@@ -143,6 +144,13 @@ class _StopRequest:
     type=FiniteFloat(0, 10, min_open=True),
     help="Adam's step size at its peak.  "
     f"[default: {TrainingConfig.learning_rate:g}, less after --from; article: 0.001]",
+)
+@click.option(
+    "--join-documents",
+    is_flag=True,
+    default=None,
+    help="Learn several texts as one running text, such as the chapters of a book, instead of "
+    "each from its own beginning.",
 )
 @val_fraction_option
 @click.option(
