@@ -50,6 +50,7 @@ from charlstm.storage import (
     sync_folder,
     write_synced,
 )
+from charlstm.vocabulary import FORMAT_VERSION as VOCABULARY_FORMAT_VERSION
 from charlstm.vocabulary import MAX_VOCABULARY_BYTES, Vocabulary, check_format_version
 
 FORMAT_VERSION = 1
@@ -307,9 +308,10 @@ def load_checkpoint(info: CheckpointInfo) -> Checkpoint:
     vocabulary = Vocabulary.from_json(_load_object(info, VOCABULARY), source=shown(path))
     config = load_config(info)
     network = NetworkConfig(**config["network"])
-    if len(vocabulary) != network.vocabulary_size:
+    if vocabulary.n_ids != network.vocabulary_size:
+        symbol = " and the unknown symbol" if vocabulary.has_unknown else ""
         raise CheckpointError(
-            f"{shown(path)} has {len(vocabulary)} characters; "
+            f"{shown(path)} has {len(vocabulary)} characters{symbol}; "
             f"config.json says {network.vocabulary_size}"
         )
     if not all(c in vocabulary for text in config["seed_windows"] for c in text):
@@ -385,10 +387,12 @@ def verify_checkpoint(info: CheckpointInfo) -> list[str]:
 
 
 def _load_object(info: CheckpointInfo, name: str) -> dict[str, Any]:
-    return _parse_object(_verified(info, name, limit=MAX_JSON_BYTES[name]), info.path / name)
+    data = _verified(info, name, limit=MAX_JSON_BYTES[name])
+    known = VOCABULARY_FORMAT_VERSION if name == VOCABULARY else FORMAT_VERSION
+    return _parse_object(data, info.path / name, known=known)
 
 
-def _parse_object(data: bytes, path: Path) -> dict[str, Any]:
+def _parse_object(data: bytes, path: Path, *, known: int = FORMAT_VERSION) -> dict[str, Any]:
     try:
         # None of ours has a number that is not finite: `_to_json` writes none.
         content = json.loads(data, parse_float=_finite, parse_constant=_finite)
@@ -396,7 +400,7 @@ def _parse_object(data: bytes, path: Path) -> dict[str, Any]:
         raise _damaged(path, str(error)) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{shown(path)} is damaged: not a JSON object")
-    check_format_version(content, known=FORMAT_VERSION, source=shown(path))
+    check_format_version(content, known=known, source=shown(path))
     return content
 
 

@@ -18,6 +18,7 @@ RecipeName = Literal["default", "article"]
 Precision = Literal["float32", "mixed"]
 InputKind = Literal["one_hot", "scaled"]
 
+MAX_VOCAB = 0x110000  # there are no more code points
 SEQ_LENGTH = 50
 VAL_FRACTION = 0.1
 # The article's choices, where the default recipe does otherwise.
@@ -43,7 +44,8 @@ class NetworkConfig:
     """The shape of the network, fixed for the life of a model.
 
     Attributes:
-        vocabulary_size: Number of characters, at least 2.
+        vocabulary_size: Number of ids, at least 2: the characters, and the
+            unknown symbol where there is one.
         units: Hidden units of each LSTM layer.
         layers: LSTM layers, one above the other.
         seq_length: Characters in a training window; for a model without
@@ -61,7 +63,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_int("the vocabulary size", self.vocabulary_size, low=2, high=0x110000)
+        check_int("the vocabulary size", self.vocabulary_size, low=2, high=MAX_VOCAB)
         check_int("units", self.units, low=1, high=16_384)
         check_int("layers", self.layers, low=1, high=64)
         check_int("seq-length", self.seq_length, low=1, high=100_000)

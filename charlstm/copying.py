@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -284,8 +285,9 @@ def find_corpus_ids(about: Mapping[str, Any], *, vocabulary: Vocabulary) -> Corp
     for path in shipped_texts().values():
         if sha256_of(path) == about["sha256"]:
             text = read_text(path, options=options)
-            _check_vocabulary(Vocabulary(set(text)), vocabulary, path)
-            return vocabulary.encode(text).astype(id_dtype(len(vocabulary)))
+            own = Vocabulary.most_frequent(Counter(text), limit=options.max_vocab)
+            _check_vocabulary(own, vocabulary, path)
+            return vocabulary.encode(text).astype(id_dtype(vocabulary.n_ids))
     raise CorpusError(
         f"the text {printable(name)} that the model was trained on is needed: {why}",
         hint=f"prepare it again: {_prepare_command(about, options)}",

@@ -46,8 +46,9 @@ from charlstm.storage import (
 from charlstm.vocabulary import NEWER_FORMAT, Vocabulary, check_format_version
 from charlstm.workfolder import JOURNAL, work_folder
 
-# 2: several files of ids, which older programs cannot read; else 1 is written.
-FORMAT_VERSION = 2
+# 2: several files of ids, 3: a limited vocabulary, which older programs cannot
+# read; else 1 is written.
+FORMAT_VERSION = 3
 PREPARED_FOLDER = "prepared"
 CORPORA_FOLDER = "corpora"
 MIN_VAL_CHARACTERS = 2  # the first is never scored
@@ -70,6 +71,8 @@ class Corpus:
             that are indexed as one.
         options: How it was read.
         removed_characters: Project Gutenberg boilerplate left out.
+        unknown_characters: Those that became the unknown symbol.
+        unknown_kinds: How many different ones.
         documents: `(texts,)` uint64, the character at which each of the texts
             that it was made of begins, a memory map where there are several.
         notes: What a person should know about the texts, a line each; of a
@@ -83,6 +86,8 @@ class Corpus:
     ids: Ids
     options: CorpusOptions
     removed_characters: int = 0
+    unknown_characters: int = 0
+    unknown_kinds: int = 0
     documents: npt.NDArray[np.uint64] = dataclasses.field(
         default_factory=lambda: np.zeros(1, dtype=np.uint64)
     )
@@ -94,6 +99,15 @@ class Corpus:
         return (
             f"left out {self.removed_characters:,} characters of Project Gutenberg header "
             "and licence (--keep-boilerplate keeps them)"
+        )
+
+    @property
+    def unknown_note(self) -> str:
+        """What a person should know where characters became the unknown symbol, one line."""
+        return (
+            f"{self.unknown_characters:,} characters of {self.unknown_kinds:,} rare kinds are one "
+            "unknown symbol, which is read and never written "
+            f"(--max-vocab {self.options.max_vocab})"
         )
 
     def windows(self, seq_length: int = SEQ_LENGTH) -> npt.NDArray[np.unsignedinteger] | Windows:
@@ -120,8 +134,29 @@ class Corpus:
 
         Returns:
             The text.
+
+        Raises:
+            IndexError: If the unknown symbol is in it.
         """
         return self.vocabulary.decode(np.asarray(self.ids[start:stop]))
+
+    def known_text(self, start: int, stop: int) -> str:
+        """Decode the longest part of a stretch that is free of the unknown symbol.
+
+        Args:
+            start: First character.
+            stop: One past the last.
+
+        Returns:
+            The whole stretch where it has none; empty where it has nothing else.
+        """
+        if not self.vocabulary.has_unknown:
+            return self.text(start, stop)
+        ids = np.asarray(self.ids[start:stop])
+        unknown = np.flatnonzero(ids == self.vocabulary.unknown_id)
+        bounds = np.concatenate([[-1], unknown, [len(ids)]])
+        longest = int(np.diff(bounds).argmax())
+        return self.vocabulary.decode(ids[bounds[longest] + 1 : bounds[longest + 1]])
 
     def seed_windows(self, *, n_train: int, seq_length: int, random_seed: int) -> list[str]:
         """Draw windows for a model to begin from where it is given no seed text.
@@ -132,13 +167,17 @@ class Corpus:
             random_seed: Fixes which.
 
         Returns:
-            As many as a checkpoint has room for, in the order of the text.
+            As many as a checkpoint has room for, in the order of the text; of
+            each what is free of the unknown symbol.
         """
         rng = np.random.default_rng(random_seed)
         # As many as fit the limit on config.json, whatever their characters.
         n_windows = max(1, min(N_SEED_WINDOWS, MAX_SEED_CHARACTERS // seq_length))
         starts = rng.integers(n_train - seq_length + 1, size=n_windows)
-        return [self.text(start, start + seq_length) for start in sorted(set(starts.tolist()))]
+        texts = [
+            self.known_text(start, start + seq_length) for start in sorted(set(starts.tolist()))
+        ]
+        return [text for text in texts if text]
 
     def describe(self, split: Split) -> dict[str, Any]:
         """Say what a checkpoint remembers of its text, `corpus` in its `config.json`.
@@ -156,8 +195,19 @@ class Corpus:
             "characters": len(self.ids),
             "train_characters": split.train_characters,
             "val_characters": split.val_characters,
-            "options": dataclasses.asdict(self.options),
+            "options": self.options.to_json(),
+            **_unknown_counts(self),
         }
+
+
+def _unknown_counts(made: Corpus | Prepared) -> dict[str, int]:
+    """Tell of the unknown symbol, where there is one."""
+    if not made.unknown_characters:
+        return {}
+    return {
+        "unknown_characters": made.unknown_characters,
+        "unknown_kinds": made.unknown_kinds,
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -421,7 +471,7 @@ class _Request:
         return {
             "target": target.name,
             "texts": self.sources.fingerprint(),
-            "options": dataclasses.asdict(self.options),
+            "options": self.options.to_json(),
             "shard_bytes": self.scale.shard_bytes,
             "part_bytes": self.scale.part_bytes,
             "charlstm_version": __version__,
@@ -458,6 +508,8 @@ class _Request:
         reusable = self.reusable(target, sha256)
         if reusable is None and self.keeps_others and is_prepared(target):
             digest = hashlib.sha256(repr(self.options).encode())
+            if self.options.max_vocab is not None:
+                digest.update(f"max_vocab={self.options.max_vocab}".encode())
             digest.update(bytes.fromhex(sha256()))
             target = target.with_name(f"{target.name}-{digest.hexdigest()[:8]}")
             reusable = self.reusable(target, sha256)
@@ -545,17 +597,19 @@ class _Request:
         """Write what belongs beside the ids."""
         prepared.vocabulary.save(folder / "vocabulary.json")
         n_chars = sum(length for _, length in prepared.shards)
+        version = 1 if len(prepared.shards) == 1 else 2
         content: dict[str, Any] = {
-            "format_version": 1 if len(prepared.shards) == 1 else FORMAT_VERSION,
+            "format_version": version if self.options.max_vocab is None else FORMAT_VERSION,
             "name": self.name,
             "sha256": prepared.sha256,
             "n_bytes": prepared.n_bytes,
             "characters": n_chars,
             "removed_characters": prepared.removed_characters,
-            "vocabulary_size": len(prepared.vocabulary),
+            "vocabulary_size": prepared.vocabulary.n_ids,
+            **_unknown_counts(prepared),
             **self.summary(n_chars),
             "dtype": prepared.dtype.name,
-            "options": dataclasses.asdict(self.options),
+            "options": self.options.to_json(),
             "ids": [{"file": name, "characters": n} for name, n in prepared.shards],
         }
         if len(prepared.documents) > 1:
@@ -622,7 +676,7 @@ def load_corpus(path: Path) -> Corpus:
     try:
         vocabulary = Vocabulary.load(path / "vocabulary.json")
         options = CorpusOptions(**content["options"])
-        dtype = id_dtype(len(vocabulary))
+        dtype = id_dtype(vocabulary.n_ids)
         ids = _map_shards(path, content["ids"], dtype)
         return Corpus(
             path=path,
@@ -632,6 +686,8 @@ def load_corpus(path: Path) -> Corpus:
             ids=ids,
             options=options,
             removed_characters=int(content.get("removed_characters", 0)),
+            unknown_characters=int(content.get("unknown_characters", 0)),
+            unknown_kinds=int(content.get("unknown_kinds", 0)),
             documents=_map_documents(path, content.get("documents"), n_chars=len(ids)),
         )
     except CharlstmError as error:

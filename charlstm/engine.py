@@ -317,6 +317,48 @@ class Mixture:
             reader.select(rows)
 
 
+class Writable:
+    """A reader that reads every id and proposes only those that can be written.
+
+    The unknown symbol has the last id. Without its column whatever picks the
+    next character sees characters only, so nothing can pick it: no filter,
+    argmax or beam needs to know of it, and probabilities are of characters.
+
+    Args:
+        reader: Reads, and scores more ids than are wanted.
+        n_written: How many, the first.
+    """
+
+    def __init__(self, reader: Reader, *, n_written: int) -> None:
+        """Go on with what the reader has read."""
+        self._reader = reader
+        self._n_written = n_written
+
+    def read(self, ids: Ids) -> None:
+        """Read one character of each text.
+
+        Args:
+            ids: `(batch,)` integers.
+        """
+        self._reader.read(ids)
+
+    def logits(self) -> Logits:
+        """Say what may come next.
+
+        Returns:
+            `(batch, n_written)` float32.
+        """
+        return self._reader.logits()[:, : self._n_written]
+
+    def select(self, rows: Ids) -> None:
+        """Go on with some of the texts.
+
+        Args:
+            rows: `(new_batch,)` their indices.
+        """
+        self._reader.select(rows)
+
+
 def make_reader(step: LSTMStep, *, batch: int) -> Reader:
     """Choose the reader that fits how the network was trained.
 

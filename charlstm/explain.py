@@ -241,7 +241,8 @@ def scan_limit(checkpoint: Checkpoint) -> int | None:
 def _likeliest(
     log_p: npt.NDArray[np.float64], characters: Sequence[str]
 ) -> tuple[tuple[str, float], ...]:
-    order = np.argsort(-log_p, kind="stable")[:N_LIKELIEST]
+    # The unknown symbol, the last id, is no character to expect.
+    order = np.argsort(-log_p[: len(characters)], kind="stable")[:N_LIKELIEST]
     return tuple((characters[n], math.exp(log_p[n])) for n in order)
 
 

@@ -260,7 +260,7 @@ def _write_marker(checkpoint: Checkpoint, target: str, folder: Path) -> None:
         "step": checkpoint.info.step,
         "recipe": checkpoint.config["recipe"],
         "network": dataclasses.asdict(checkpoint.network),
-        "text": dataclasses.asdict(checkpoint.text_options),
+        "text": checkpoint.text_options.to_json(),
         "files": sorted(_files_in(folder) | {MARKER}),
     }
     write_synced(folder / MARKER, (json.dumps(content, indent=2) + "\n").encode())
@@ -718,6 +718,7 @@ def _python(
     network = checkpoint.network
     # With the state carried the last character is all that is new.
     window = 1 if network.carries_state else network.seq_length
+    has_unknown = checkpoint.vocabulary.has_unknown
     encoded = ids.format(ids="[characters.index(c) for c in read]")
     lines = [
         "import json",
@@ -732,6 +733,7 @@ def _python(
         "for _ in range(100):",
         f"    ids = {encoded}",
         *(f"    {line}" for line in call),
+        *(["    logits = logits[..., :-1]  # not the unknown symbol"] if has_unknown else []),
         f"    text += characters[{pick}]",
         f"    read = text[-{window}:]",
         "print(text)",
@@ -750,7 +752,7 @@ _README = """\
 # {name} for {title}
 
 A character model, written by `charlstm export --to {target}` (charlstm {version}):
-{layers} LSTM layers of {units} units over {size} characters, recipe {recipe},
+{layers} LSTM layers of {units} units over {size} characters{symbol}, recipe {recipe},
 checkpoint of step {step}. Nothing here needs charlstm.
 
 ```sh
@@ -769,7 +771,7 @@ In this folder, these lines write 100 characters:
 {interface}
 
 An id is a character's index in `vocabulary.json`; a character that is not there
-has none.{reading} Logits are before the softmax, those at a position are of the
+has {unknown_id}.{reading} Logits are before the softmax, those at a position are of the
 character that follows it.
 {state}
 `export.json` says what this was made of and lists the files.
@@ -790,6 +792,10 @@ def _readme(checkpoint: Checkpoint, target: str) -> str:
     network, about = checkpoint.network, _TARGETS[target]
     name = printable(checkpoint.model.name).replace("`", "'")
     reading = " The text was lower-cased first." if checkpoint.text_options.lowercase else ""
+    vocabulary = checkpoint.vocabulary
+    unknown_id = "none"
+    if vocabulary.has_unknown:
+        unknown_id = f"the id {vocabulary.unknown_id}, the unknown symbol, which is only read"
     state = _CARRIES_STATE if network.carries_state else _SLIDES
     return _README.format(
         name=f"`{name}`",
@@ -798,7 +804,9 @@ def _readme(checkpoint: Checkpoint, target: str) -> str:
         version=__version__,
         layers=network.layers,
         units=network.units,
-        size=network.vocabulary_size,
+        size=len(vocabulary),
+        symbol=" and an unknown symbol" if vocabulary.has_unknown else "",
+        unknown_id=unknown_id,
         recipe=checkpoint.config["recipe"],
         step=checkpoint.info.step,
         install=about.install,

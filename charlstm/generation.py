@@ -23,6 +23,7 @@ from charlstm.engine import (
     LSTMStep,
     Mixture,
     Reader,
+    Writable,
     make_reader,
     one_blas_thread,
 )
@@ -111,7 +112,9 @@ class Voice:
                 (LSTMStep(c.network, c.weights), c.vocabulary, weight / total)
                 for c, weight in checkpoints
             ),
-            vocabulary=Vocabulary(shared),
+            vocabulary=Vocabulary(
+                shared, has_unknown=all(c.vocabulary.has_unknown for c, _ in checkpoints)
+            ),
             options=tuple(c.text_options for c, _ in checkpoints),
             seed_windows=tuple(windows),
         )
@@ -123,16 +126,26 @@ class Voice:
             batch: Texts read side by side.
 
         Returns:
-            It reads and scores ids of `vocabulary`.
+            It reads ids of `vocabulary` and scores those of its characters.
         """
+        vocabulary = self.vocabulary
         readers = [make_reader(step, batch=batch) for step, _, _ in self.parts]
-        if len(readers) == 1:
-            return readers[0]
-        return Mixture(
-            readers,
-            own_ids=[own.encode("".join(self.vocabulary.characters)) for _, own, _ in self.parts],
-            weights=[weight for _, _, weight in self.parts],
-        )
+        reader = readers[0]
+        if len(readers) > 1:
+            # Of a character that only some know, each reads its unknown symbol.
+            every_id = "".join(vocabulary.characters)
+            own_ids = [own.encode(every_id) for _, own, _ in self.parts]
+            if vocabulary.has_unknown:
+                own_ids = [
+                    np.append(ids, len(own)).astype(ids.dtype)
+                    for ids, (_, own, _) in zip(own_ids, self.parts, strict=True)
+                ]
+            reader = Mixture(
+                readers, own_ids=own_ids, weights=[weight for _, _, weight in self.parts]
+            )
+        if vocabulary.has_unknown:
+            return Writable(reader, n_written=len(vocabulary))
+        return reader
 
     @property
     def beginning(self) -> str:
@@ -208,18 +221,22 @@ def fit_seed_text(
         unknown: "error" stops at characters that the model has never seen;
             "skip" leaves them out; "nearest" writes them with those that it
             knows (`Vocabulary.nearest`), and leaves out what has no likeness.
+            A model with the unknown symbol has none to stop at, and reads what
+            has no likeness as that.
         what: What the text is called in the message.
 
     Returns:
-        The text, in the vocabulary's characters; the very same where it has
-        no others.
+        The text, which the vocabulary encodes; the very same where it has no
+        other characters, or where they are read as the unknown symbol.
 
     Raises:
-        SeedTextError: If there are unknown characters and `unknown` is
-            "error"; names each and where it stands.
+        SeedTextError: If there are unknown characters, no unknown symbol, and
+            `unknown` is "error"; names each and where it stands.
         ConfigError: If there is no such way to treat them.
     """
     # A list of characters takes eight times the text, which may be a large one.
+    if unknown == "error" and vocabulary.has_unknown:
+        return text
     if unknown in UNKNOWN_CHOICES and not vocabulary.unknown(text):
         return text
     return "".join(spell(text, vocabulary, unknown=unknown, what=what))
@@ -250,13 +267,15 @@ def spell(
     if unknown not in UNKNOWN_CHOICES:
         raise ConfigError(f"unknown is one of {', '.join(UNKNOWN_CHOICES)}, not {unknown!r}")
     found = vocabulary.unknown(text)
-    if not found:
+    if not found or (unknown == "error" and vocabulary.has_unknown):
         return list(text)
     if unknown == "skip":
         return [c if c in vocabulary else "" for c in text]
     if unknown == "nearest":
-        likeness = {c: vocabulary.nearest(c) or "" for c in set(text)}
-        return [likeness[c] for c in text]
+        likeness = {c: vocabulary.nearest(c) for c in set(text)}
+        if vocabulary.has_unknown:
+            likeness |= {c: c for c, likely in likeness.items() if likely is None}
+        return [likeness[c] or "" for c in text]
     first_positions: dict[str, int] = {}
     for position, character in found:
         first_positions.setdefault(character, position)
@@ -332,7 +351,7 @@ def write_texts(
 
     Args:
         voice: What writes.
-        seed_texts: One a text, in characters of the voice's vocabulary. An
+        seed_texts: One a text, which the voice's vocabulary encodes. An
             empty one starts from a newline, or from the first character.
         random_seeds: One a text; alone with its number a text is the same,
             but for ties in the last bit of a matrix product.

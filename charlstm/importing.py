@@ -135,8 +135,11 @@ def import_model(
             progress=progress,
             typed={} if encoding is None else {"encoding": encoding},
         )
-    vocabulary = Vocabulary([*prepared.vocabulary.characters, *reading.extra])
-    if len(vocabulary) != network.vocabulary_size:
+    vocabulary = Vocabulary(
+        [*prepared.vocabulary.characters, *reading.extra],
+        has_unknown=prepared.vocabulary.has_unknown,
+    )
+    if vocabulary.n_ids != network.vocabulary_size:
         raise InputError(f"{printable(corpus)} changed while it was read", hint="try again")
     if prepared.removed_characters:
         notes.append(prepared.boilerplate_note)
@@ -208,7 +211,7 @@ def _fitting(keras: KerasNetwork, text: Path, *, encoding: str | None) -> _Readi
     if text.is_dir():
         corpus = load_corpus(text)
         readings = [_Reading(how="as it was prepared", options=corpus.options)]
-        counts = [len(corpus.vocabulary)]
+        counts = [corpus.vocabulary.n_ids]
         if is_scaled and not corpus.options.lowercase:
             raise InputError(
                 f"{name} was prepared with its capitals; the article's network reads lower case",

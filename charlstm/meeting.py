@@ -112,7 +112,7 @@ def lead(
                 "name": corpus.name,
                 "sha256": corpus.sha256,
                 "path": str(corpus.path.resolve()),
-                "options": dataclasses.asdict(corpus.options),
+                "options": corpus.options.to_json(),
             },
         }
     )

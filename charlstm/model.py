@@ -462,9 +462,12 @@ def transfer_weights(
     shared = [c for c in vocabulary.characters if c in source_vocabulary]
     ours = [vocabulary.char_to_id[c] for c in shared]
     theirs = [source_vocabulary.char_to_id[c] for c in shared]
+    if vocabulary.has_unknown and source_vocabulary.has_unknown:
+        ours.append(len(vocabulary))
+        theirs.append(len(source_vocabulary))
     weights = {name: array.copy() for name, array in source.items()}
     for name, axis in (("lstm_1/kernel", 0), ("dense/kernel", 1), ("dense/bias", 0)):
-        if fresh[name].shape[axis] != len(vocabulary):
+        if fresh[name].shape[axis] != vocabulary.n_ids:
             continue  # the article's input is one number, whatever the vocabulary
         rows = np.moveaxis(fresh[name].copy(), axis, 0)
         rows[ours] = np.moveaxis(source[name], axis, 0)[theirs]

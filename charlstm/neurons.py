@@ -164,7 +164,9 @@ def find_scan_text(
         why = "is too short" if len(ids) else "was not found"
         return "".join(piece.text for piece in pieces), f"{WRITTEN}, since its own {why}"
     # One more than is wanted tells that it is not all.
-    text = checkpoint.vocabulary.decode(np.asarray(ids[-limit - 1 :], np.int64))
+    vocabulary = checkpoint.vocabulary
+    last = np.asarray(ids[-limit - 1 :], np.int64)
+    text = vocabulary.decode(last, unknown=vocabulary.stand_in)
     return _last_part(text, limit, str(about["name"]))
 
 
@@ -174,7 +176,8 @@ def read_scan_text(
     """Read a text to look for units in.
 
     Args:
-        checkpoint: A loaded checkpoint; what it has never seen is left out.
+        checkpoint: A loaded checkpoint; what it has never seen is left out, or
+            read as its unknown symbol.
         path: The text; None for stdin.
         limit: Characters at most, its last; None for what takes a few seconds.
 
@@ -185,7 +188,8 @@ def read_scan_text(
         InputError: If it cannot be read.
     """
     whole = read_text(path, options=checkpoint.text_options)
-    known = fit_seed_text(whole, checkpoint.vocabulary, unknown="skip")
+    is_all_known = checkpoint.vocabulary.has_unknown
+    known = whole if is_all_known else fit_seed_text(whole, checkpoint.vocabulary, unknown="skip")
     name = "stdin" if path is None else path.name
     text, source = _last_part(known, _limit(checkpoint, limit), name)
     if n_left_out := len(whole) - len(known):

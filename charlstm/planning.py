@@ -64,7 +64,7 @@ _NETWORK_OPTIONS = ("units", "layers", "seq_length")
 # What a resumed run may change; all else would make it another run.
 RESUMABLE_OPTIONS = ("epochs", "minutes", "patience")
 _BUDGETS = frozenset({"epochs", "minutes"})
-_OPTIONS_OF_TEXT = ("lowercase", "encoding", "normalize", "keep_boilerplate")
+_OPTIONS_OF_TEXT = ("lowercase", "encoding", "normalize", "keep_boilerplate", "max_vocab")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
     if corpus.options.lowercase != config.lowercase:
         config = dataclasses.replace(config, lowercase=corpus.options.lowercase)
     network = NetworkConfig(
-        vocabulary_size=len(corpus.vocabulary),
+        vocabulary_size=corpus.vocabulary.n_ids,
         input="one_hot" if recipe == "default" else "scaled",
         carries_state=recipe == "default",
         **shape,
@@ -199,6 +199,8 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
         )
     if corpus.removed_characters:
         notes.append(corpus.boilerplate_note)
+    if corpus.unknown_characters:
+        notes.append(corpus.unknown_note)
     notes.extend(corpus.notes)
     return TrainingPlan(
         corpus=corpus,

@@ -21,7 +21,7 @@ import signal
 import sys
 import threading
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -114,6 +114,8 @@ class _Survey:
 
     Attributes:
         characters: The distinct ones, in order.
+        occurrences: How often each of them occurs; empty unless the
+            vocabulary is limited.
         counts: Of each text, characters, bytes and characters left out.
         digests: Of each text the sha256, one after the other.
         skipped: Numbers, within the part, and reasons of those that are binary.
@@ -125,6 +127,7 @@ class _Survey:
     digests: str
     skipped: list[tuple[int, str]]
     needs_whole: bool
+    occurrences: list[int] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,6 +142,8 @@ class Prepared:
         sha256: Of the one text, or of their hashes, one after the other.
         n_bytes: Of the texts, decompressed.
         removed_characters: Project Gutenberg boilerplate left out.
+        unknown_characters: Those that became the unknown symbol.
+        unknown_kinds: How many different ones.
         notes: What a person should know, a line each.
     """
 
@@ -149,6 +154,8 @@ class Prepared:
     sha256: str
     n_bytes: int
     removed_characters: int
+    unknown_characters: int
+    unknown_kinds: int
     notes: tuple[str, ...]
 
 
@@ -270,14 +277,16 @@ def _texts(sources: Sources, part: Part) -> list[_Text]:
 
 def _survey(texts: list[_Text], options: CorpusOptions, tick: Tick) -> _Survey:
     """Read a part for the first time."""
-    seen = _Characters()
+    # Counting takes longer than noting which there are.
+    kind = _Characters if options.max_vocab is None else _CountedCharacters
+    seen = kind()
     counts: list[tuple[int, int, int]] = []
     digests = ""
     skipped: list[tuple[int, str]] = []
     for number, text in enumerate(texts):
         reader = text.reader(options)
         # Of a file that is left out the characters are none of the corpus.
-        own = _Characters() if text.is_found else seen
+        own = kind() if text.is_found else seen
         try:
             n_chars = own.add(reader.pieces(tick))
         except NotTextError as error:
@@ -301,6 +310,7 @@ def _survey(texts: list[_Text], options: CorpusOptions, tick: Tick) -> _Survey:
         digests=digests,
         skipped=skipped,
         needs_whole=False,
+        occurrences=seen.occurrences(),
     )
 
 
@@ -341,6 +351,41 @@ class _Characters:
         marked = {chr(c) for c in np.flatnonzero(self.others)}
         return "".join(sorted(marked | set(self.ascii.decode("ascii"))))
 
+    def occurrences(self) -> list[int]:
+        """Return how often each character occurs, in order; nothing where none were counted."""
+        return []
+
+
+class _CountedCharacters(_Characters):
+    """The distinct characters of what was read, and how often each occurs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = np.zeros(0, dtype=np.int64)  # by code point, up to the highest seen
+
+    def add(self, pieces: Iterable[str]) -> int:
+        n_chars = 0
+        for piece in pieces:
+            n_chars += len(piece)
+            self._add(np.bincount(code_points_of(piece)))
+        return n_chars
+
+    def _add(self, counts: npt.NDArray[np.int64]) -> None:
+        longer, shorter = sorted((self.counts, counts), key=len, reverse=True)
+        longer[: len(shorter)] += shorter
+        self.counts = longer
+
+    def update(self, other: _Characters) -> None:
+        assert isinstance(other, _CountedCharacters)
+        self._add(other.counts)
+
+    def ordered(self) -> str:
+        return "".join(map(chr, np.flatnonzero(self.counts).tolist()))
+
+    def occurrences(self) -> list[int]:
+        counts: list[int] = self.counts[self.counts > 0].tolist()
+        return counts
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Place:
@@ -354,6 +399,7 @@ class _Place:
         n_chars: Its characters.
         digests: Of its texts, as the first pass found them.
         characters: Of the vocabulary, in order.
+        has_unknown: Whether it has the unknown symbol.
     """
 
     folder: str
@@ -363,6 +409,11 @@ class _Place:
     n_chars: int
     digests: str
     characters: str
+    has_unknown: bool
+
+    @property
+    def itemsize(self) -> int:
+        return id_dtype(len(self.characters) + self.has_unknown).itemsize
 
 
 def _write(texts: list[_Text], options: CorpusOptions, place: _Place, tick: Tick) -> int:
@@ -371,7 +422,7 @@ def _write(texts: list[_Text], options: CorpusOptions, place: _Place, tick: Tick
     Returns:
         The CRC-32 of what was written.
     """
-    encode = _encoder(place.characters)
+    encode = _encoder(place.characters, place.has_unknown)
     checksum = n_written = 0
     with _Shards(place, encode.itemsize) as shards:
         for number, text in enumerate(texts):
@@ -453,7 +504,7 @@ class _Encoder:
     """Turns text into the bytes of its ids."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        dtype = id_dtype(len(vocabulary))
+        dtype = id_dtype(vocabulary.n_ids)
         self.itemsize = dtype.itemsize
         self.table = vocabulary.id_table(dtype)
         self.ascii_table = bytes(256) if dtype.itemsize > 1 else self.table[:256].tobytes()
@@ -465,8 +516,8 @@ class _Encoder:
 
 
 @functools.lru_cache(maxsize=1)
-def _encoder(characters: str) -> _Encoder:
-    return _Encoder(Vocabulary(characters))
+def _encoder(characters: str, has_unknown: bool) -> _Encoder:
+    return _Encoder(Vocabulary(characters, has_unknown=has_unknown))
 
 
 # --- both passes --------------------------------------------------------------
@@ -605,6 +656,7 @@ class _Passes:
         self.total = 2 * int(sources.sizes.sum())
         self.done = 0
         self.seen: set[str] = set()
+        self.occurrences: Counter[str] = Counter()  # where the vocabulary is limited
         self.lengths = np.zeros(len(sources), dtype=np.int64)  # in characters
         self.is_skipped = np.zeros(len(sources), dtype=bool)
         self.skipped: list[str] = []
@@ -658,6 +710,9 @@ class _Passes:
 
     def _note(self, part: Part, survey: _Survey) -> None:
         self.seen.update(survey.characters)
+        if self.options.max_vocab is not None:
+            pairs = zip(survey.characters, survey.occurrences, strict=True)
+            self.occurrences.update(dict(pairs))
         for number, (n_chars, n_bytes, removed) in enumerate(survey.counts, part.first):
             self.lengths[number] += n_chars
             self.n_bytes += n_bytes
@@ -682,7 +737,10 @@ class _Passes:
     def write(self) -> Prepared:
         """Read all for the second time and write the ids."""
         vocabulary = Vocabulary(self.seen)
-        dtype = id_dtype(len(vocabulary))
+        if self.options.max_vocab is not None:
+            vocabulary = Vocabulary.most_frequent(self.occurrences, limit=self.options.max_vocab)
+        unknown = [n for c, n in self.occurrences.items() if c not in vocabulary]
+        dtype = id_dtype(vocabulary.n_ids)
         n_chars = self.n_chars
         per_shard = max(1, self.scale.shard_bytes // dtype.itemsize)
         lengths = [min(per_shard, n_chars - start) for start in range(0, n_chars, per_shard)]
@@ -695,6 +753,7 @@ class _Passes:
             "names": tuple(names),
             "shard_characters": per_shard,
             "characters": "".join(vocabulary.characters),
+            "has_unknown": vocabulary.has_unknown,
         }
 
         def tasks() -> Iterator[tuple[Part, tuple[Any, ...]]]:
@@ -719,6 +778,8 @@ class _Passes:
             sha256=joined_sha256(self._digests()),
             n_bytes=self.n_bytes,
             removed_characters=self.removed,
+            unknown_characters=sum(unknown),
+            unknown_kinds=len(unknown),
             notes=self._notes(),
         )
 
@@ -796,9 +857,8 @@ class _Known:
 
 
 def _checksum(place: _Place) -> int:
-    itemsize = id_dtype(len(place.characters)).itemsize
-    with _Shards(place, itemsize, mode="rb") as shards:
-        return shards.checksum(place.n_chars * itemsize)
+    with _Shards(place, place.itemsize, mode="rb") as shards:
+        return shards.checksum(place.n_chars * place.itemsize)
 
 
 def _split(digests: str) -> Iterator[bytes]:

@@ -18,9 +18,10 @@ import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from charlstm.compression import kind_of, open_source
+from charlstm.config import MAX_VOCAB
 from charlstm.errors import CorpusError, NotTextError, printable
 
 # Small enough that a piece, as code points of four bytes, stays in the cache.
@@ -59,12 +60,17 @@ class CorpusOptions:
         normalize: "NFC" (Unicode canonical composition) or "none".
         lowercase: Whether to lower-case the text.
         keep_boilerplate: Whether a Project Gutenberg header and licence stay.
+        max_vocab: How many characters are kept, the most frequent; the others
+            become one unknown symbol. None for all.
     """
 
     encoding: str = "utf-8"
     normalize: Normalization = "NFC"
     lowercase: bool = False
     keep_boilerplate: bool = False
+    # Folders are named by a hash of the representation: those made before there
+    # was this option keep their names.
+    max_vocab: int | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check what a file may have said, and bring the codec's name to its one spelling."""
@@ -76,10 +82,28 @@ class CorpusOptions:
         )
         if not is_sound:
             raise CorpusError(f"these are no options for reading a text: {self!r:.200}")
+        limit = self.max_vocab
+        if limit is not None and (
+            not isinstance(limit, int) or isinstance(limit, bool) or not 2 <= limit <= MAX_VOCAB
+        ):
+            raise CorpusError(
+                f"--max-vocab is a whole number from 2 to {MAX_VOCAB:,}, not {limit!r:.40}"
+            )
         if not self.encoding.isprintable():
             raise _unknown_encoding(self.encoding)
         with contextlib.suppress(LookupError, ValueError):  # told when it is used
             object.__setattr__(self, "encoding", codecs.lookup(self.encoding).name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as files keep them: no cap is not mentioned.
+
+        So a file without one is what it was before there was this option, and
+        older programs read it.
+        """
+        content = dataclasses.asdict(self)
+        if self.max_vocab is None:
+            del content["max_vocab"]
+        return content
 
     def clean(self, text: str) -> str:
         """Bring a short text, such as a seed, to the form the corpus has.

@@ -113,6 +113,7 @@ class Report:
         last_step: Of the newest checkpoint.
         is_last_evaluated: Whether a loss was taken there; not if interrupted.
         network: The network's shape.
+        has_unknown: Whether the last of its ids is the unknown symbol's.
         training: How it was trained.
         corpus: Of the text: `name`, `sha256`, `characters`, `train_characters`
             and `val_characters`; what is not known is None.
@@ -136,6 +137,7 @@ class Report:
     last_step: int
     is_last_evaluated: bool
     network: NetworkConfig
+    has_unknown: bool
     training: TrainingConfig
     corpus: Mapping[str, Any]
     options: CorpusOptions
@@ -190,6 +192,7 @@ def collect_report(model: Path, *, today: datetime.date | None = None) -> tuple[
         last_step=last.step,
         is_last_evaluated=last.is_evaluated,
         network=network,
+        has_unknown=checkpoint.vocabulary.has_unknown,
         training=training,
         corpus=corpus,
         options=checkpoint.text_options,
@@ -319,6 +322,7 @@ def train_command(
         words.append("--join-documents")
     if options.keep_boilerplate:
         words.append("--keep-boilerplate")
+    give("max-vocab", options.max_vocab, None)
     give("threads", training.threads, None)
     give("model", name, about["name"])
     return shlex.join(words)
@@ -705,14 +709,18 @@ def _about_model(report: Report) -> list[tuple[str, str]]:
             ("lower-cased", options.lowercase),
             ("boilerplate kept", options.keep_boilerplate),
             (f"Unicode {options.normalize}", True),
+            (f"at most {options.max_vocab or 0:,} characters", options.max_vocab is not None),
         )
         if is_so
     ]
     kept = "carried from window to window" if network.carries_state else "forgotten between windows"
+    vocabulary = f"{network.vocabulary_size - report.has_unknown:,} different characters"
+    if report.has_unknown:
+        vocabulary += " and an unknown symbol for all others"
     rows = [
         ("network", f"{network.layers} LSTM layers of {network.units:,} units, softmax"),
         ("parameters", f"{network.parameters:,}"),
-        ("vocabulary", f"{network.vocabulary_size:,} different characters"),
+        ("vocabulary", vocabulary),
         ("input", "one-hot" if network.input == "one_hot" else "one number a character"),
         ("window", f"{network.seq_length:,} characters, the state {kept}"),
         ("text", corpus["name"]),

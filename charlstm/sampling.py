@@ -410,8 +410,11 @@ class RepetitionPenalty:
         if not len(rows):
             return logits
         following = self._ids[rows, start + places + 1]
+        longest = match[rows, places] + 1 - ALLOWED_REPETITION
+        # A seed may hold the unknown symbol, whose id is beyond what is written.
+        is_written = following < logits.shape[-1]
         excess = np.zeros(logits.shape, np.float32)
-        np.maximum.at(excess, (rows, following), (match[rows, places] + 1 - ALLOWED_REPETITION))
+        np.maximum.at(excess, (rows[is_written], following[is_written]), longest[is_written])
         return logits - excess * np.float32(np.log(self.penalty))
 
     def select(self, rows: Ids) -> None:

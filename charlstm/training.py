@@ -587,12 +587,12 @@ class Run:
         is_article = self.config.recipe == "article"
         rng = np.random.default_rng([self.config.random_seed, self.state.step])
         start = int(rng.integers(self.n_train - self.network.seq_length + 1))
-        seed_ids = self.corpus.ids[start : start + self.network.seq_length].astype(np.int64)
+        seed_text = self.corpus.known_text(start, start + self.network.seq_length)
         vocabulary = self.corpus.vocabulary
         step = LSTMStep(self.network, get_weights(self.trainer.model))
         pieces = write_texts(
             Voice(parts=((step, vocabulary, 1.0),), vocabulary=vocabulary),
-            [vocabulary.decode(seed_ids)],
+            [seed_text],
             random_seeds=[int(rng.integers(2**63))],
             rules=StopRules(length=ARTICLE_SAMPLE_LENGTH if is_article else SAMPLE_LENGTH),
         )

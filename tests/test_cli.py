@@ -79,6 +79,8 @@ def test_prepare_json(workplace):
         "val_characters": n // 10,
         "seq_length": 20,
         "dtype": "uint8",
+        "unknown_characters": 0,
+        "unknown_kinds": 0,
     }
 
 

@@ -951,7 +951,7 @@ def test_a_folder_of_a_newer_format_is_not_replaced(tmp_path: Path) -> None:
     newer = {**summary, "format_version": FORMAT_VERSION + 1}
     write(tmp_path / "out" / "corpus.json", json.dumps(newer))
     before = contents(tmp_path / "out")
-    with pytest.raises(CorpusError, match="format version 3"):
+    with pytest.raises(CorpusError, match="format version 4"):
         prepare(source, tmp_path / "out")
     assert contents(tmp_path / "out") == before
 
@@ -1183,14 +1183,14 @@ def test_a_vocabulary_of_wider_ids_does_not_fit(prepared: Path) -> None:
 
 def test_a_corpus_of_a_newer_format_is_refused(prepared: Path) -> None:
     change_summary(prepared, format_version=FORMAT_VERSION + 1)
-    error = assert_refused(prepared, "corpus.json has format version 3", "reads up to 2")
+    error = assert_refused(prepared, "corpus.json has format version 4", "reads up to 3")
     assert error.hint == "install a newer charlstm"
 
 
 def test_a_vocabulary_of_a_newer_format_is_refused(prepared: Path) -> None:
     content = json.loads((prepared / "vocabulary.json").read_text())
-    write(prepared / "vocabulary.json", json.dumps({**content, "format_version": 2}))
-    error = assert_refused(prepared, "vocabulary.json has format version 2", "reads up to 1")
+    write(prepared / "vocabulary.json", json.dumps({**content, "format_version": 3}))
+    error = assert_refused(prepared, "vocabulary.json has format version 3", "reads up to 2")
     assert error.hint == "install a newer charlstm"
 
 

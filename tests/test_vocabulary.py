@@ -335,8 +335,8 @@ def test_a_newer_format_is_named_and_refused() -> None:
     content = {"format_version": FORMAT_VERSION + 1, "characters": ["a", "b"]}
     with pytest.raises(CheckpointError) as caught:
         Vocabulary.from_json(content, source="some/vocabulary.json")
-    assert "some/vocabulary.json has format version 2" in caught.value.message
-    assert "reads up to 1" in caught.value.message
+    assert "some/vocabulary.json has format version 3" in caught.value.message
+    assert "reads up to 2" in caught.value.message
     assert caught.value.hint == "install a newer charlstm"
     assert caught.value.exit_code == 1
 
@@ -417,7 +417,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["{", '{"format_version": 2, "characters": ["a"]}', "[]"], ids=["cut", "new", "list"]
+    "written", ["{", '{"format_version": 3, "characters": ["a"]}', "[]"], ids=["cut", "new", "list"]
 )
 def test_a_message_cannot_steer_the_terminal(tmp_path: Path, written: str) -> None:
     # A folder from elsewhere may be called anything; messages go to a terminal.

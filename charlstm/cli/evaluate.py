@@ -18,6 +18,7 @@ from charlstm.cli.options import (
     model_option,
     open_model,
     quiet_option,
+    tell_unknown,
 )
 from charlstm.cli.output import note, print_json, write_stdout
 from charlstm.errors import printable
@@ -102,6 +103,10 @@ def evaluate(
         )
     step = LSTMStep(checkpoint.network, checkpoint.weights)
     ids = checkpoint.vocabulary.encode(known)
+    # Of a model without the symbol none is left here.
+    n_unknown = len(checkpoint.vocabulary.unknown(known))
+    if not quiet:
+        tell_unknown(n_unknown, what="the text")
     nats = None
     with show_progress("scoring", quiet=quiet) as progress:
         if per_character:
@@ -114,6 +119,7 @@ def evaluate(
             "model": str(checkpoint.model),
             "checkpoint": checkpoint.info.step,
             "characters": len(known),
+            "unknown_characters": n_unknown,
             "loss": score.nats_per_char,
             "bits_per_char": score.bits_per_char,
             "perplexity": score.perplexity,

@@ -22,6 +22,7 @@ from charlstm.cli.options import (
     open_model,
     quiet_option,
     read_seed_file,
+    tell_unknown,
     without_none,
 )
 from charlstm.cli.output import note, open_output, print_json
@@ -176,6 +177,8 @@ def explain(
     sampling = writer.voice.sampling(**without_none({"temperature": temperature}))
     random_seeds = make_random_seeds(random_seed, n_samples=1)
     (seed,) = writer.seeds(seed_text, random_seeds, unknown=unknown)
+    if not quiet:
+        tell_unknown(len(checkpoint.vocabulary.unknown(seed)), what="the seed text")
     sampling_options = without_none({"temperature": temperature})
     written = writer.generate(
         seed, min(length, max_characters), random_seed=random_seeds[0], **sampling_options

@@ -25,6 +25,7 @@ from charlstm.cli.options import (
     open_model,
     quiet_option,
     read_seed_file,
+    tell_unknown,
     without_none,
 )
 from charlstm.cli.output import as_json_line, bundled, note, open_output, write_stdout
@@ -358,6 +359,9 @@ def generate(
             spelled = spell(writer.voice.clean(seed_text), vocabulary, unknown=unknown)
             if n_left_out := spelled.count(""):
                 note(f"left out {n_left_out} unknown characters of the seed text")
+        if not quiet:
+            n_unknown = len(writer.voice.vocabulary.unknown(seeds[0]))
+            tell_unknown(n_unknown, what="the seed text")
     elif sys.stderr.isatty() and output is None and not (as_json or no_echo or quiet):
         note(f"{printable(writer.name)} goes on from {len(seeds[0])} characters of its own text:")
     job = _Job(

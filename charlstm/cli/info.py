@@ -75,7 +75,7 @@ def info(model: str | None, verify: bool, follow: bool, as_json: bool) -> int:
         f"recipe {about['recipe']}: {about['layers']} x {about['units']} units, windows of "
         f"{about['seq_length']}, {about['parameters']:,} parameters\n"
         f"corpus {printable(corpus['name'])}: {corpus['characters']:,} characters, "
-        f"{about['vocabulary_size']:,} different, sha256 {corpus['sha256'][:16]}…"
+        f"{_different(about['vocabulary_size'], corpus)}, sha256 {corpus['sha256'][:16]}…"
         + (f"\n{_SHIPPED}; it writes, and --from begins with it" if about["shipped"] else "")
     )
     for entry in about["checkpoints"]:
@@ -85,6 +85,13 @@ def info(model: str | None, verify: bool, follow: bool, as_json: bool) -> int:
             f"{_loss_text(entry)}  {' '.join(marks)}".rstrip()
         )
     return 0
+
+
+def _different(n_ids: int, corpus: dict[str, Any]) -> str:
+    n = corpus.get("unknown_characters")
+    if not isinstance(n, int) or not n:
+        return f"{n_ids:,} different"
+    return f"{n_ids - 1:,} different and the unknown symbol (for {n:,} characters)"
 
 
 def _follow(name: str, *, as_json: bool) -> int:

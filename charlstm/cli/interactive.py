@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from charlstm.cli.options import tell_unknown
 from charlstm.cli.output import bundled, note, write_stdout
 from charlstm.errors import InputError
 
@@ -60,7 +61,9 @@ def converse(
         if not quiet:
             note("type a line and the model goes on from it; /help, Ctrl-D ends")
     if seed_text is not None:
-        conversation.say(seed_text)
+        said = conversation.say(seed_text)
+        if not quiet:
+            tell_unknown(len(voice.vocabulary.unknown(said)), what="the seed text")
     while (line := _read_line(is_terminal=is_terminal)) is not None:
         try:
             if line.startswith("/"):
@@ -69,10 +72,12 @@ def converse(
                     return
                 note(answer)
                 continue
-            conversation.say(line)
+            said = conversation.say(line)
         except InputError as error:
             note(f"Error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""))
             continue
+        if not quiet:
+            tell_unknown(len(voice.vocabulary.unknown(said)), what="this line")
         _write_turn(conversation.go_on())
 
 

@@ -13,6 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from charlstm.cli.output import note
+from charlstm.config import MAX_VOCAB
 from charlstm.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -160,6 +161,13 @@ def text_options(command: Any) -> Any:
                 default=None,
                 help="Keep a Project Gutenberg header and licence.",
             ),
+            click.option(
+                "--max-vocab",
+                metavar="N",
+                type=click.IntRange(2, MAX_VOCAB),
+                help="Keep the N most frequent characters; all others are read as one unknown "
+                "symbol, which is never written.  [default: all]",
+            ),
         ]
     ):
         command = option(command)
@@ -213,6 +221,13 @@ def as_utf8(argument: str, *, what: str) -> str:
         if argument.isprintable():  # typed in a terminal of that very locale
             return argument
         raise InputError(f"{what} is not UTF-8: {argument!a}") from error
+
+
+def tell_unknown(n: int, *, what: str) -> None:
+    """Say that characters are read as the unknown symbol, if there are any."""
+    if n:
+        noun = "character" if n == 1 else "characters"
+        note(f"{n:,} {noun} of {what} {'is' if n == 1 else 'are'} read as the unknown symbol")
 
 
 def read_seed_file(path: Path) -> str:

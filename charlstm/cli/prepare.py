@@ -100,16 +100,19 @@ def prepare(
     keys = ("characters", "vocabulary_size", "windows", "train_characters", "val_characters")
     content = {"path": str(prepared.path.resolve())} | {key: summary[key] for key in keys}
     content |= {"seq_length": summary["seq_length"], "dtype": summary["dtype"]}
+    content["unknown_characters"] = prepared.unknown_characters
+    content["unknown_kinds"] = prepared.unknown_kinds
     if as_json:
         print_json(content)
         return
     n_texts = len(prepared.documents)
     texts = f"{n_texts:,} texts, " if n_texts > 1 else ""
+    rare = f"{prepared.unknown_note}\n" if prepared.unknown_characters else ""
     click.echo(
         f"{printable(prepared.name)}: {texts}{summary['characters']:,} characters, "
-        f"{summary['vocabulary_size']:,} different, "
+        f"{len(prepared.vocabulary):,} different, "
         f"{summary['windows']:,} windows of {summary['seq_length']}\n"
-        f"split: {summary['train_characters']:,} to train on, "
+        f"{rare}split: {summary['train_characters']:,} to train on, "
         f"{summary['val_characters']:,} held out at the end\n"
         f"prepared: {printable(str(prepared.path))}"
     )

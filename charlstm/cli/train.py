@@ -88,7 +88,13 @@ class _StopRequest:
             "precision",
         ],
         "Several processes or machines": ["workers", "worker_index", "local_workers"],
-        "How the text is read": ["encoding", "lowercase", "normalize", "keep_boilerplate"],
+        "How the text is read": [
+            "encoding",
+            "lowercase",
+            "normalize",
+            "keep_boilerplate",
+            "max_vocab",
+        ],
         "What is printed": ["sample_every", "as_json", "quiet"],
         "What is written to look at": ["tensorboard", "html_report"],
     },
@@ -389,7 +395,7 @@ def _describe_plan(plan: TrainingPlan) -> str:
     )
     return (
         f"{printable(plan.corpus.name)}: {len(plan.corpus.ids):,} characters, "
-        f"{network.vocabulary_size:,} different; recipe {config.recipe}: {network.layers} x "
+        f"{len(plan.corpus.vocabulary):,} different; recipe {config.recipe}: {network.layers} x "
         f"{network.units} units\n"
         f"{network.parameters:,} parameters, batch {config.batch_size}, dropout "
         f"{config.dropout:g}, recurrent {config.recurrent_dropout:g}; "
