@@ -216,7 +216,10 @@ class Run:
         self.n_train = split.train_characters
         self.val_ids = corpus.ids[split.train_characters :]
         starts = corpus.documents
-        is_apart = len(starts) > 1 and not config.join_documents
+        # Beside empty texts one alone is not told apart from itself.
+        is_apart = not config.join_documents and bool(
+            ((starts > 0) & (starts < len(corpus.ids))).any()
+        )
         self.val_documents = (
             documents_within(starts, self.n_train, len(corpus.ids)) if is_apart else None
         )

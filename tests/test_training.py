@@ -52,11 +52,24 @@ def corpus(tmp_path: Path) -> Corpus:
     return prepare_corpus(path, options=CorpusOptions(), output=tmp_path / "prepared")
 
 
+# Of the text's about 3,200 characters: some in the middle of a window, an empty one, one
+# of a single character, and some in the held-out tail.
+STARTS = (0, 7, 411, 411, 412, 1_300, 2_222, 2_950, 3_001)
+
+
+def of_documents(corpus: Corpus, starts=STARTS) -> Corpus:
+    assert len(corpus.ids) > STARTS[-1]
+    return dataclasses.replace(corpus, documents=np.array(starts, np.uint64))
+
+
 def make(training, corpus, model, *, recipe="default", steps_of=None, **options):
     """Make a run over a tiny network of 6 units."""
     settings = {
         key: options.pop(key)
-        for key in ("epochs", "minutes", "patience", "learning_rate", "dropout", "random_seed")
+        for key in (
+            *("epochs", "minutes", "patience", "learning_rate", "dropout", "random_seed"),
+            "join_documents",
+        )
         if key in options
     }
     is_article = recipe == "article"
@@ -200,11 +213,13 @@ class StopAt:
 @pytest.mark.parametrize(
     ("recipe", "epochs", "stops"),
     # 90 steps an epoch of streams: mid-epoch, on an evaluation, twice in a row.
-    [("default", 2, (1, 37, 52)), ("article", 0.2, (4, 11))],
+    [("default", 2, (1, 37, 52)), ("documents", 2, (1, 37, 52)), ("article", 0.2, (4, 11))],
 )
 def test_a_resumed_run_is_the_run_never_interrupted(
     training, corpus, tmp_path, recipe, epochs, stops
 ):
+    if recipe == "documents":
+        recipe, corpus = "default", of_documents(corpus)
     whole, pieces = folder(tmp_path, "whole"), folder(tmp_path, "pieces")
     make(training, corpus, whole, recipe=recipe, epochs=epochs).run()
     for stop in stops:
@@ -233,6 +248,40 @@ def test_a_resumed_run_is_the_run_never_interrupted(
     for name, array in expected.items():
         np.testing.assert_array_equal(got[name], array, err_msg=name)
     assert history(pieces) == history(whole)
+
+
+def test_documents_change_what_is_learned_unless_there_is_one_or_they_are_joined(
+    training, corpus, tmp_path
+):
+    def learned(name, corpus, **options):
+        model = folder(tmp_path, name)
+        result = make(training, corpus, model, epochs=1, **options).run()
+        return everything(model), result
+
+    one, _ = learned("one", corpus)
+    for name, other, options in [
+        ("single", of_documents(corpus, [0]), {}),
+        # Empty texts at either end are no boundary.
+        ("empty", of_documents(corpus, [0, 0, len(corpus.ids)]), {}),
+        ("joined", of_documents(corpus), {"join_documents": True}),
+    ]:
+        same, _ = learned(name, other, **options)
+        assert same.keys() == one.keys()
+        for key, array in one.items():
+            np.testing.assert_array_equal(same[key], array, err_msg=f"{name} {key}")
+    apart, result = learned("apart", of_documents(corpus))
+    assert not np.array_equal(apart["dense/kernel"], one["dense/kernel"])
+    # What it printed is what NumPy makes of the tail, each document from zero.
+    checkpoint = load_checkpoint(list_checkpoints(tmp_path / "apart")[-1])
+    about = checkpoint.config["corpus"]
+    start = about["train_characters"]
+    tail = np.asarray(corpus.ids[start:])
+    starts = [n - start for n in STARTS if n > start]
+    assert len(starts) == 2
+    step = LSTMStep(checkpoint.network, checkpoint.weights)
+    score = score_ids(step, tail, documents=np.array(starts, np.uint64))
+    assert score.n_scored == about["val_characters"] - 1 - len(starts)
+    assert result.val_loss == pytest.approx(score.nats_per_char, abs=1e-4)
 
 
 def test_more_epochs_go_on_and_plan_the_decay_anew(training, trainers, corpus, tmp_path):
