@@ -138,6 +138,11 @@ class Checkpoint:
         return CorpusOptions(**self.config["corpus"]["options"])
 
     @property
+    def joins_documents(self) -> bool:
+        """Whether several texts were learned as one, as before there was a choice."""
+        return bool(self.config["training"].get("join_documents", True))
+
+    @property
     def seed_windows(self) -> list[str]:
         """Windows of the training text to start from when no seed is given."""
         return list(self.config["seed_windows"])

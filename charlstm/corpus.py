@@ -140,23 +140,28 @@ class Corpus:
         """
         return self.vocabulary.decode(np.asarray(self.ids[start:stop]))
 
-    def known_text(self, start: int, stop: int) -> str:
-        """Decode the longest part of a stretch that is free of the unknown symbol.
+    def seed_text(self, start: int, stop: int) -> str:
+        """Decode the longest part of a stretch that a text can begin with.
 
         Args:
             start: First character.
             stop: One past the last.
 
         Returns:
-            The whole stretch where it has none; empty where it has nothing else.
+            The whole stretch where it is of one document and has no unknown
+            symbol; else its longest part of which that is true, if any.
         """
-        if not self.vocabulary.has_unknown:
-            return self.text(start, stop)
         ids = np.asarray(self.ids[start:stop])
-        unknown = np.flatnonzero(ids == self.vocabulary.unknown_id)
-        bounds = np.concatenate([[-1], unknown, [len(ids)]])
-        longest = int(np.diff(bounds).argmax())
-        return self.vocabulary.decode(ids[bounds[longest] + 1 : bounds[longest + 1]])
+        places = np.array([start, stop], np.uint64)
+        first, last = np.searchsorted(self.documents, places, side="right")
+        cuts = np.asarray(self.documents[first:last]).astype(np.int64) - start
+        unknown = np.zeros(0, np.int64)
+        if self.vocabulary.has_unknown:
+            unknown = np.flatnonzero(ids == self.vocabulary.unknown_id)
+        begins = np.sort(np.concatenate([[0], cuts, unknown + 1]))
+        ends = np.sort(np.concatenate([cuts, unknown, [len(ids)]]))
+        longest = int((ends - begins).argmax())
+        return self.vocabulary.decode(ids[begins[longest] : ends[longest]])
 
     def seed_windows(self, *, n_train: int, seq_length: int, random_seed: int) -> list[str]:
         """Draw windows for a model to begin from where it is given no seed text.
@@ -168,14 +173,14 @@ class Corpus:
 
         Returns:
             As many as a checkpoint has room for, in the order of the text; of
-            each what is free of the unknown symbol.
+            each what is of one document and free of the unknown symbol.
         """
         rng = np.random.default_rng(random_seed)
         # As many as fit the limit on config.json, whatever their characters.
         n_windows = max(1, min(N_SEED_WINDOWS, MAX_SEED_CHARACTERS // seq_length))
         starts = rng.integers(n_train - seq_length + 1, size=n_windows)
         texts = [
-            self.known_text(start, start + seq_length) for start in sorted(set(starts.tolist()))
+            self.seed_text(start, start + seq_length) for start in sorted(set(starts.tolist()))
         ]
         return [text for text in texts if text]
 

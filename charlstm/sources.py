@@ -1,7 +1,7 @@
 """Which files a corpus is made of, and in which order.
 
 Files, folders and patterns become one list of files; none of them is opened
-here. What a name that is no path stands for, and what becomes of the files, is
+for that. What a name that is no path stands for, and what becomes of the files, is
 in `corpus`; how they are read is in `reading`.
 """
 
@@ -15,6 +15,7 @@ import itertools
 import os
 import re
 import stat
+import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ import numpy.typing as npt
 
 from charlstm.compression import SUFFIXES
 from charlstm.errors import CorpusError, printable
-from charlstm.reading import readable_again
+from charlstm.reading import CorpusOptions, TextReader, readable_again
 from charlstm.storage import portable_name
 
 STDIN = "-"
@@ -63,6 +64,25 @@ class Sources:
         if path == STDIN:
             return "stdin"
         return Path(path).name if len(self) == 1 else path
+
+    def read(self, number: int, *, options: CorpusOptions) -> str:
+        """Read one of the texts whole, cleaned as a corpus is.
+
+        Args:
+            number: Which, in [0, len).
+            options: How to read it.
+
+        Returns:
+            The text, which may be empty.
+
+        Raises:
+            CorpusError: If it cannot be read or is binary.
+        """
+        label = self.label(number)
+        source = None if self.paths[number] == STDIN else Path(self.paths[number])
+        with tempfile.TemporaryDirectory() as temporary:
+            path = readable_again(source, Path(temporary) / "spooled", name=label)
+            return "".join(TextReader(path, name=label, options=options).pieces(lambda n: None))
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:

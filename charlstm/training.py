@@ -590,7 +590,7 @@ class Run:
         is_article = self.config.recipe == "article"
         rng = np.random.default_rng([self.config.random_seed, self.state.step])
         start = int(rng.integers(self.n_train - self.network.seq_length + 1))
-        seed_text = self.corpus.known_text(start, start + self.network.seq_length)
+        seed_text = self.corpus.seed_text(start, start + self.network.seq_length)
         vocabulary = self.corpus.vocabulary
         step = LSTMStep(self.network, get_weights(self.trainer.model))
         pieces = write_texts(

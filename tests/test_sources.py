@@ -1190,3 +1190,55 @@ def test_an_output_that_is_full_is_said_so(
     with pytest.raises(OutputError, match="No space left on device"):
         prepare(large, tmp_path / "out", scale=KEPT)
     assert left_in(tmp_path) == []
+
+
+# --- evaluate -----------------------------------------------------------------
+
+
+@pytest.mark.tf
+@pytest.mark.parametrize("joined", [False, True])
+def test_evaluate_scores_documents_as_train_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, joined: bool
+) -> None:
+    """The held-out tail: the end of one text, an empty one, and two more."""
+    monkeypatch.chdir(tmp_path)
+    texts = [VERSE * 20, VERSE.upper() * 3, "", "fog and air\n" * 3, "is it foul? " * 4]
+    for number, text in enumerate(texts):
+        write(Path(f"texts/{number}.txt"), text)
+    options = ("--units", "6", "--seq-length", "9", "--batch-size", "4", "--epochs", "1", "-q")
+    join = ("--join-documents",) if joined else ()
+    result = run("train", "texts", *options, *join, "--json", "--sample-every", "0")
+    assert result.exit_code == 0, result.output
+    about = json.loads(result.stdout)
+    rest = about["val_characters"] - len(texts[3]) - len(texts[4])
+    assert 0 < rest < len(texts[1])
+    write(Path("tail/1.txt"), texts[1][-rest:])
+    for number in (2, 3, 4):
+        write(Path(f"tail/{number}.txt"), texts[number])
+    write(Path("tail/picture.png"), b"\x89PNG\r\n\x1a\n")
+    result = run("evaluate", "tail", "--json")
+    score = json.loads(result.stdout)
+    assert score["loss"] == pytest.approx(about["best_val_loss"], abs=1e-4)
+    assert (score["texts"], score["characters"]) == (3, about["val_characters"])
+    assert "left out: tail/picture.png" in result.stderr
+    # As they are given, and not as one, unless the model learned them so.
+    named = [f"tail/{number}.txt" for number in (1, 3, 4)]
+    assert json.loads(run("evaluate", *named, "--json").stdout) == score
+    whole = "".join(Path(name).read_text() for name in named)
+    one = json.loads(run("evaluate", "-", "--json", input=whole).stdout)
+    assert (one["loss"] == pytest.approx(score["loss"], abs=1e-9)) == joined
+    config = json.loads(next(Path("checkpoints/texts").glob("step-*/config.json")).read_text())
+    assert config["training"]["join_documents"] == joined
+    # Its own texts are known again, and characters that it does not know are placed.
+    assert "trained on this very text" in run("evaluate", "texts").stderr
+    write(Path("tail/odd.txt"), "fair \u2603")
+    result = run("evaluate", "tail")
+    assert result.exit_code == 2
+    assert "position 6" in result.stderr
+    assert "tail/odd.txt" in result.stderr
+    result = run("evaluate", *named, "--per-character")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--per-character takes one text, not 3" in result.stderr
+    result = run("evaluate", "prepared/texts")
+    assert result.exit_code == 2
+    assert "give the text that it was made of" in result.stderr

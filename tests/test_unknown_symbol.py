@@ -268,14 +268,42 @@ def test_a_model_begins_with_what_it_can_write(tmp_path: Path) -> None:
     text = "abc☃defghi😀jk\n" * 20
     corpus = prepare(write(tmp_path / "t.txt", text), tmp_path / "out", 12)
     assert corpus.unknown_kinds == 2
-    assert corpus.known_text(0, 9) == "defgh"
-    assert corpus.known_text(3, 4) == ""
-    assert corpus.known_text(4, 10) == "defghi"
+    assert corpus.seed_text(0, 9) == "defgh"
+    assert corpus.seed_text(3, 4) == ""
+    assert corpus.seed_text(4, 10) == "defghi"
     windows = corpus.seed_windows(n_train=200, seq_length=9, random_seed=4)
     assert windows
     assert all(window and window in text for window in windows)
     with pytest.raises(IndexError):
         corpus.text(0, 9)
+
+
+@PROPERTY
+@given(
+    text=st.text("ab☃", min_size=30, max_size=60),
+    starts=st.lists(st.integers(0, 60), max_size=5),
+    stretch=st.tuples(st.integers(0, 29), st.integers(1, 30)),
+)
+def test_a_seed_is_of_one_document_and_the_longest_there_is(
+    tmp_path: Path, text: str, starts: list[int], stretch: tuple[int, int]
+) -> None:
+    ids = np.array(["ab☃".index(c) for c in text], np.uint8)
+    corpus = Corpus(
+        path=tmp_path,
+        name="t",
+        sha256="",
+        vocabulary=Vocabulary("ab", has_unknown=True),
+        ids=ids,
+        options=limited(2),
+        documents=np.array([0, *sorted(starts)], np.uint64),
+    )
+    first, length = stretch
+    shown = "".join(
+        ("|" if n in starts and n > first else "") + c
+        for n, c in enumerate(text[first : first + length], first)
+    )
+    parts = shown.replace("☃", "|").split("|")
+    assert corpus.seed_text(first, first + length) == max(parts, key=len)
 
 
 # --- writing ------------------------------------------------------------------

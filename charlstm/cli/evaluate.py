@@ -6,7 +6,8 @@ import dataclasses
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,13 +22,17 @@ from charlstm.cli.options import (
     tell_unknown,
 )
 from charlstm.cli.output import note, print_json, write_stdout
-from charlstm.errors import printable
+from charlstm.errors import NotTextError, printable
+
+if TYPE_CHECKING:
+    from charlstm.reading import CorpusOptions
+    from charlstm.sources import Sources
 
 _COLUMNS = ("line", "column", "character", "nats", "probability")
 
 
 @click.command()
-@click.argument("file", type=CorpusName())
+@click.argument("file", type=CorpusName(), nargs=-1, required=True)
 @model_option
 @checkpoint_option
 @click.option(
@@ -50,7 +55,7 @@ _COLUMNS = ("line", "column", "character", "nats", "probability")
 @quiet_option
 @json_option
 def evaluate(
-    file: str,
+    file: tuple[str, ...],
     model: str | None,
     which: str,
     encoding: str,
@@ -62,49 +67,67 @@ def evaluate(
     """Tell how well a model predicts a text.
 
     Prints nats/char, bits/char and perplexity; the lower the better. FILE is a
-    text file, - for stdin, or the name of a text that ships.
+    text file, - for stdin, or the name of a text that ships; also a folder or a
+    pattern. Of several texts each is scored from its own beginning, unless the
+    model learned them as one (`train --join-documents`).
 
     \b
     Examples:
       charlstm evaluate sonnets.txt --model macbeth
       echo "Is this a dagger" | charlstm evaluate - --per-character
     """
+    import numpy as np
+
     from charlstm import scoring
-    from charlstm.corpus import find_corpus
+    from charlstm.corpus import find_sources
     from charlstm.engine import LSTMStep
     from charlstm.errors import InputError
     from charlstm.generation import fit_seed_text, spell
     from charlstm.models import is_shipped
-    from charlstm.reading import read_text, sha256_of
+    from charlstm.preparing import sha256_of_sources
     from charlstm.terminal import show_progress
 
-    source = None if file == "-" else find_corpus(file)
-    if source is not None and source.is_dir():
-        raise InputError(f"{printable(file)} is a folder", hint="give the text itself")
+    sources = find_sources(file)
+    if isinstance(sources, Path):
+        raise InputError(
+            f"{printable(str(sources))} is prepared", hint="give the text that it was made of"
+        )
     checkpoint = open_model(model, which)
-    text = read_text(
-        source, options=dataclasses.replace(checkpoint.text_options, encoding=encoding)
-    )
-    known = fit_seed_text(text, checkpoint.vocabulary, unknown=unknown, what="the text")
-    spelled: Sequence[str] = text
-    if known is not text:
-        spelled = spell(text, checkpoint.vocabulary, unknown=unknown)
-        n_left_out = spelled.count("")
-        if n_left_out and not quiet:
-            note(f"left out {n_left_out:,} characters that the model has never seen")
+    vocabulary = checkpoint.vocabulary
+    options = dataclasses.replace(checkpoint.text_options, encoding=encoding)
+    texts = _read(sources, options, quiet=quiet)
+    if per_character and len(texts) > 1:
+        raise click.UsageError(f"--per-character takes one text, not {len(texts):,}")
+    n_left_out = 0
+    known_texts = []
+    spelled: Sequence[str] = ()
+    for label, text in texts:
+        what = "the text" if len(texts) == 1 else printable(label)
+        known_texts.append(fit_seed_text(text, vocabulary, unknown=unknown, what=what))
+        spelled = text
+        if known_texts[-1] is not text:
+            spelled = spell(text, vocabulary, unknown=unknown)
+            n_left_out += spelled.count("")
+    if n_left_out and not quiet:
+        note(f"left out {n_left_out:,} characters that the model has never seen")
+    known = known_texts[0] if len(known_texts) == 1 else "".join(known_texts)
+    documents = None
+    if len(texts) > 1 and not checkpoint.joins_documents:
+        documents = np.cumsum([0, *map(len, known_texts[:-1])]).astype(np.uint64)
     if not quiet:
         about = checkpoint.config["corpus"]
         name = printable(checkpoint.model.name)
-        is_own = source is not None and sha256_of(source) == about["sha256"]
+        can_tell = sources.can_be_read_again
+        is_own = can_tell and sha256_of_sources(sources, options) == about["sha256"]
         note(
             f"model {name}{' (ships with charlstm)' if is_shipped(checkpoint.model) else ''}, "
             f"step {checkpoint.info.step:,}"
             + (": trained on this very text, which flatters the figure" if is_own else "")
         )
     step = LSTMStep(checkpoint.network, checkpoint.weights)
-    ids = checkpoint.vocabulary.encode(known)
+    ids = vocabulary.encode(known)
     # Of a model without the symbol none is left here.
-    n_unknown = len(checkpoint.vocabulary.unknown(known))
+    n_unknown = len(vocabulary.unknown(known))
     if not quiet:
         tell_unknown(n_unknown, what="the text")
     nats = None
@@ -113,11 +136,12 @@ def evaluate(
             nats = scoring.score_characters(step, ids, progress=progress)
             score = scoring.Score(nats=float(nats[1:].sum()), n_scored=len(nats) - 1)
         else:
-            score = scoring.score_ids(step, ids, progress=progress)
+            score = scoring.score_ids(step, ids, documents=documents, progress=progress)
     if as_json:
         content: dict[str, Any] = {
             "model": str(checkpoint.model),
             "checkpoint": checkpoint.info.step,
+            "texts": len(texts),
             "characters": len(known),
             "unknown_characters": n_unknown,
             "loss": score.nats_per_char,
@@ -125,7 +149,7 @@ def evaluate(
             "perplexity": score.perplexity,
         }
         if nats is not None:
-            rows = _rows(text, spelled, nats.tolist())
+            rows = _rows(texts[0][1], spelled, nats.tolist())
             content["per_character"] = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
         print_json(content)
         return
@@ -137,11 +161,35 @@ def evaluate(
         click.echo(summary)
         return
     write_stdout("\t".join(_COLUMNS) + "\n")
-    for line, column, character, surprise, probability in _rows(text, spelled, nats.tolist()):
+    for line, column, character, surprise, probability in _rows(
+        texts[0][1], spelled, nats.tolist()
+    ):
         shown = "\\\\" if character == "\\" else printable(character)
         sys.stdout.write(f"{line}\t{column}\t{shown}\t{surprise:.4f}\t{probability:.6f}\n")
     if not quiet:
         note(summary)
+
+
+def _read(sources: Sources, options: CorpusOptions, *, quiet: bool) -> list[tuple[str, str]]:
+    """Read the texts: what each is called, and its cleaned text, which is not empty."""
+    from charlstm.reading import empty_text
+
+    texts = []
+    for number in range(len(sources)):
+        label = sources.label(number)
+        try:
+            text = sources.read(number, options=options)
+        except NotTextError as error:
+            if not sources.is_found[number]:
+                raise
+            if not quiet:
+                note(f"left out: {error.message}")
+            continue
+        if text:
+            texts.append((label, text))
+    if not texts:
+        raise empty_text(sources.shown if len(sources) > 1 else sources.label(0))
+    return texts
 
 
 def _rows(
