@@ -106,6 +106,23 @@ def test_two_workers_train_as_one_process(workplace: Path):
 
 
 @pytest.mark.slow
+def test_workers_keep_documents_apart_as_one_process(workplace: Path):
+    """Also from another model, and resumed by another number of workers."""
+    text = (workplace / "king.txt").read_text(encoding="utf-8")
+    (workplace / "texts").mkdir()
+    for number, start in enumerate(range(0, len(text), 333)):
+        name = workplace / "texts" / f"{number:02}.txt"
+        name.write_text(text[start : start + 333], encoding="utf-8")
+    assert train("king.txt", *SHARED, "--epochs", "1", "--model", "first").returncode == 0
+    for n in (1, 2):
+        begun = ["--from", "first", "--model", f"by{n}", "--local-workers", str(n)]
+        assert train("texts", *SHARED, "--epochs", "2", *begun).returncode == 0
+        more = ["--model", f"by{n}", "--local-workers", str(3 - n)]
+        assert train("--resume", "--epochs", "3", *more).returncode == 0
+    assert_alike("by2", "by1")
+
+
+@pytest.mark.slow
 def test_one_two_and_four_workers_give_the_same_curve(workplace: Path):
     """With four, parts of the batch that masks are drawn for are shared by two."""
     for n in (1, 2, 4):
