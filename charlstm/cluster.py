@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from charlstm.binding import Address, hold, own_address
 from charlstm.errors import InputError, OutputError, TrainingError, printable
 
 MAX_WORKERS = 1_024
@@ -251,6 +252,20 @@ def _free_ports(n: int) -> list[int]:
 # --- how the network stands ---------------------------------------------------
 
 
+def held_address(cluster: Cluster) -> tuple[int, Address] | None:
+    """Tell which port of this worker can be held to which address.
+
+    Args:
+        cluster: The workers.
+
+    Returns:
+        Both; None where it answers at every address (`binding.own_address`).
+    """
+    host, port = _split(cluster.workers[cluster.index])
+    address = own_address(host)
+    return None if address is None else (int(port), address)
+
+
 def check_port(cluster: Cluster) -> None:
     """Check that this worker's port is free.
 
@@ -271,25 +286,28 @@ def warnings_of(cluster: Cluster) -> list[str]:
 
     Returns:
         Lines. TensorFlow's port asks nobody for a password, runs what it is
-        sent, and listens on all addresses of a machine, whichever is named.
+        sent, and listens on all addresses of a machine, unless it is held to
+        the one that is named.
     """
+    is_held = held_address(cluster) is not None
+    password = "without a password" + ("" if is_held else ", on every network of its machine")
     public = [address for address in cluster.workers if _is_public(_split(address)[0])]
     own = _own_address()
     if public:
         where = f"{', '.join(public)} can be reached from the internet"
-    elif own is not None and _is_public(own):
+    elif not is_held and own is not None and _is_public(own):
         where = f"this machine has the public address {own}"
     elif cluster.is_local:
         return []
     else:
+        listening = "" if is_held else " and listen on every network of their machines"
         return [
-            "the workers' ports have no password and listen on every network of their machines: "
-            "let a firewall admit the workers only (docs/distributed.md)"
+            f"the workers' ports have no password{listening}: let a firewall admit the workers "
+            "only (docs/distributed.md)"
         ]
     return [
-        f"warning: {where}, and a worker's port runs whatever anyone sends it, without a "
-        "password, on every network of its machine: let a firewall admit the workers only "
-        "(docs/distributed.md)"
+        f"warning: {where}, and a worker's port runs whatever anyone sends it, {password}: "
+        "let a firewall admit the workers only (docs/distributed.md)"
     ]
 
 
@@ -388,7 +406,9 @@ def wait_for_workers(
 def _answered(cluster: Cluster) -> Iterator[None]:
     """Accept connections on this worker's port, and close them when the other side does."""
     with _listener(cluster) as listener:
-        listener.listen(128)
+        if held := held_address(cluster):
+            with contextlib.suppress(OSError):  # told when TensorFlow's cannot be held
+                hold(listener, held[1])
 
         def answer() -> None:
             with contextlib.suppress(OSError):  # closed: the wait is over

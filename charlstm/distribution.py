@@ -37,11 +37,13 @@ from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import context
 
 from charlstm.batching import Documents, EvaluationRows
+from charlstm.binding import hold_port
 from charlstm.checkpoint import Arrays
 from charlstm.cluster import (
     Cluster,
     bounded,
     check_port,
+    held_address,
     lost,
     share_of,
     unreachable,
@@ -406,6 +408,9 @@ def join(
     except tf.errors.OpError as error:
         check_port(cluster)  # says it better, if someone was faster since
         raise lost(cluster, unreachable(cluster), str(error.message)) from error
+    # Not sooner: while TensorFlow connects, no other Python runs.
+    if (held := held_address(cluster)) and not hold_port(*held):
+        note(f"warning: {cluster.name()} answers at every address of its machine")
     return Group(
         strategy,
         cluster=cluster,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import json
 import os
@@ -254,7 +255,17 @@ def test_a_name_that_nobody_knows_is_no_error(monkeypatch: pytest.MonkeyPatch, a
 
 
 def test_local_workers_are_warned_of_on_a_public_machine_only(monkeypatch: pytest.MonkeyPatch):
-    """Whatever address is named, TensorFlow listens on all of the machine's."""
+    """And only where the port cannot be held to the address that is named."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(cluster_module, "_own_address", lambda: "8.8.8.8")
+        elsewhere.setattr(cluster_module, "own_address", ipaddress.ip_address)
+        assert warn("127.0.0.1:1", "127.0.0.1:2", is_local=True) == ""
+        text = warn("10.0.0.1:1", "10.0.0.2:2")
+        assert text.startswith("the workers' ports have no password: let a firewall")
+        text = warn("8.8.8.8:1", "10.0.0.2:2")
+        assert "reached from the internet" in text
+        assert "every network" not in text
+    monkeypatch.setattr(cluster_module, "own_address", lambda host: None)
     for own, expected in (("192.168.7.7", False), (None, False), ("8.8.8.8", True)):
         monkeypatch.setattr(cluster_module, "_own_address", lambda own=own: own)
         text = warn("127.0.0.1:1", "127.0.0.1:2", is_local=True)

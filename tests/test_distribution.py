@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -238,6 +239,34 @@ def test_a_lost_worker_stops_all_and_is_named(workplace: Path, victim, how, seco
     resumed = train("--resume", "--model", "m", "--epochs", epochs, "--local-workers", "2")
     assert resumed.returncode == 0, resumed.stderr
     assert list_checkpoints(Path("checkpoints/m"))[-1].step > steps
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
+def test_a_worker_answers_at_its_own_address_alone(workplace: Path):
+    hosts, ports = ("127.0.0.1", "127.0.0.2"), []
+    with socket.create_server(("", 0)) as one, socket.create_server(("", 0)) as two:
+        ports += [one.getsockname()[1], two.getsockname()[1]]
+    addresses = ",".join(f"{host}:{port}" for host, port in zip(hosts, ports, strict=True))
+    place = ["--workers", addresses, "--worker-index"]
+    with (
+        started("king.txt", *LONG, *place, "0") as (first,),
+        started("king.txt", *LONG, *place, "1") as (second,),
+    ):
+        wait_for_steps("m")
+        for own, port in zip(hosts, ports, strict=True):
+            for host in (*hosts, "127.1.2.3"):
+                try:
+                    socket.create_connection((host, port), timeout=1).close()
+                except TimeoutError:
+                    assert host != own
+                else:
+                    assert host == own
+        first.send_signal(signal.SIGINT)
+        told = [worker.communicate(timeout=60)[1] for worker in (first, second)]
+        assert [worker.returncode for worker in (first, second)] == [130, 130]
+    assert told[0].startswith("the workers' ports have no password: let a firewall admit")
+    assert told[1] == ""
 
 
 @pytest.mark.slow
