@@ -65,7 +65,7 @@ from charlstm.trainers import (
 # How long a worker may take to answer whether it is still there, and how long
 # one that has noticed a loss stays, so that the others do not miss it too.
 _PROBE_SECONDS, _STAY_SECONDS = 3.0, 6.0
-_LEAVE_SECONDS = 0.5
+_LEAVE_SECONDS = 1.0
 # TensorFlow numbers its collectives, and keeps each number as a tensor:
 # 1.6 KB a step, of which 0.6 stay all the same.
 _CLEAN_EVERY = 1_000
@@ -304,14 +304,17 @@ class Group:
         """
         try:
             yield
-            self._leave()
+            self.leave()
         except _LOSSES as error:
             if self.cluster is None:
                 raise
             raise _explain(self.cluster, error) from error
 
-    def _leave(self) -> None:
-        """Stay until the others have what they came for: they fetch it from here."""
+    def leave(self) -> None:
+        """Stay until the others have what they came for: they fetch it from here.
+
+        To be called by all workers, or by none.
+        """
         if self.n_workers == 1:
             return
         with contextlib.suppress(*_LOSSES):  # all is saved by now

@@ -34,6 +34,9 @@ class Exchange(Protocol):
     def gather(self, value: Any) -> list[Any]:
         """Give all workers what each of them has."""
 
+    def leave(self) -> None:
+        """Stay until all workers have what they gathered."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Assignment:
@@ -156,6 +159,7 @@ def _agree(exchange: Exchange, cluster: Cluster, problem: CharlstmError | None) 
     found = exchange.gather(None if problem is None else [problem.message, problem.hint])
     for index, said in enumerate(found):
         if said is not None:
+            exchange.leave()  # whoever ended sooner would be taken for lost
             raise InputError(f"{cluster.name(index)}: {said[0]}", hint=said[1])
 
 

@@ -25,6 +25,7 @@ class Exchange:
         self.others = others or {}
         self.own = own
         self.gathered: Any = None
+        self.n_left = 0
 
     def share(self, value: Any) -> Any:
         if value is not None:
@@ -34,6 +35,9 @@ class Exchange:
     def gather(self, value: Any) -> list[Any]:
         self.gathered = value
         return [value if n == self.own else self.others.get(n) for n in range(3)]
+
+    def leave(self) -> None:
+        self.n_left += 1
 
 
 def cluster(index: int) -> Cluster:
@@ -92,6 +96,7 @@ def refusal(told: Any, *, corpus: str | None = "king.txt", **typed: Any) -> str:
     message, hint = exchange.gathered  # what makes the others stop too
     assert caught.value.message == f"worker 1 of 3 (host2:2223): {message}"
     assert caught.value.hint == hint
+    assert exchange.n_left == 1  # not before the others have heard it
     return str(message)
 
 
@@ -121,6 +126,7 @@ def test_worker_0_stops_for_what_another_has_found(plan):
         lead(exchange, cluster(0), plan, typed={}, started=0.0)
     assert caught.value.message == "worker 2 of 3 (host3:2224): it has no text"
     assert caught.value.hint == "give it one"
+    assert exchange.n_left == 1
 
 
 def test_the_configuration_survives_the_journey(plan):
