@@ -308,12 +308,8 @@ def _is_prepared(folder: Path) -> bool:
 
 
 def _check_options(has: CorpusOptions, wanted: CorpusOptions, folder: Path) -> None:
-    for field in dataclasses.fields(CorpusOptions):
-        of_text, of_model = getattr(has, field.name), getattr(wanted, field.name)
-        if of_text != of_model:
-            raise CorpusError(
-                f"{shown(folder)} was prepared with {field.name} {of_text}, not {of_model}"
-            )
+    for difference in has.differences(wanted):
+        raise CorpusError(f"{shown(folder)} was prepared {difference}")
 
 
 def _check_vocabulary(has: Vocabulary, wanted: Vocabulary, path: Path) -> None:

@@ -104,9 +104,12 @@ class Corpus:
     @property
     def unknown_note(self) -> str:
         """What a person should know where characters became the unknown symbol, one line."""
+        characters = "character" if self.unknown_characters == 1 else "characters"
+        kinds = "kind" if self.unknown_kinds == 1 else "kinds"
+        verb = "is" if self.unknown_characters == 1 else "are"
         return (
-            f"{self.unknown_characters:,} characters of {self.unknown_kinds:,} rare kinds are one "
-            "unknown symbol, which is read and never written "
+            f"{self.unknown_characters:,} {characters} of {self.unknown_kinds:,} rare {kinds} "
+            f"{verb} one unknown symbol, which is read and never written "
             f"(--max-vocab {self.options.max_vocab})"
         )
 

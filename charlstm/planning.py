@@ -55,7 +55,7 @@ from charlstm.models import (
     refuse_shipped,
 )
 from charlstm.preparing import Scale
-from charlstm.reading import CorpusOptions
+from charlstm.reading import CorpusOptions, as_typed
 from charlstm.sources import Sources, corpus_name
 from charlstm.storage import is_portable_name, make_writable_folder, portable_name, shown
 
@@ -409,7 +409,8 @@ def prepare_text(
             is_wanted = name in typed or (name == "lowercase" and wants)
             if is_wanted and has != wants:
                 raise CorpusError(
-                    f"{shown(source)} was prepared with {name} {has}, not {wants}",
+                    f"{shown(source)} was prepared {as_typed(name, has)}, "
+                    f"not {as_typed(name, wants)}",
                     hint="prepare the text again, or give the text itself",
                 )
         return corpus
@@ -489,12 +490,21 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
         if not is_prepared(folder):
             raise CorpusError(
                 f"the prepared text {shown(folder)} of this model is gone",
-                hint="give the text: charlstm train TEXT --resume",
+                hint="give the text: charlstm train TEXT --resume --model NAME",
             )
         corpus = load_corpus(folder)
         if is_missing:
             notes.append(f"{printable(str(request.corpus))} is not there: using the stored ids")
-    if corpus.sha256 != about["sha256"] or corpus.vocabulary != checkpoint.vocabulary:
+    is_same = corpus.sha256 == about["sha256"]
+    if is_same and corpus.vocabulary != checkpoint.vocabulary:
+        differences = corpus.options.differences(checkpoint.text_options)
+        raise InputError(
+            f"{shown(corpus.path)} was prepared {differences[0]} as for {shown(model)}"
+            if differences
+            else f"{shown(corpus.path)} has not the characters that {shown(model)} knows",
+            hint="give the text itself: charlstm train TEXT --resume --model NAME",
+        )
+    if not is_same:
         raise InputError(
             f"the text is not the one that {shown(model)} was trained on "
             f"(sha256 {corpus.sha256[:12]}…, not {about['sha256'][:12]}…)",
@@ -575,8 +585,12 @@ def _refuse_changes(
         wanted["recipe"] = request.recipe
     for name, value in wanted.items():
         if name not in RESUMABLE_OPTIONS and stored.get(name, value) != value:
+            differs = f"--{name.replace('_', '-')} {value} differs from the model's {stored[name]}"
+            if any(v is None or isinstance(v, bool) for v in (value, stored[name])):
+                was = as_typed(name, stored[name])
+                differs = f"the model was trained {was}, not {as_typed(name, value)}"
             raise InputError(
-                f"--{name.replace('_', '-')} {value} differs from the model's {stored[name]}",
+                differs,
                 hint="with --resume only "
                 + ", ".join(f"--{n}" for n in RESUMABLE_OPTIONS)
                 + " may change; --model NAME trains another",

@@ -51,6 +51,22 @@ _MARKER_CHARACTERS = 32  # at most, of the above
 Normalization = Literal["NFC", "none"]
 
 
+def as_typed(name: str, value: object) -> str:
+    """Say which option was given, or that it was not.
+
+    Args:
+        name: As Python has it.
+        value: None and False for an option that was not given.
+
+    Returns:
+        Such as "with --max-vocab 90", "without --lowercase".
+    """
+    option = "--" + name.replace("_", "-")
+    if value is None or value is False:
+        return f"without {option}"
+    return f"with {option}" if value is True else f"with {option} {value}"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorpusOptions:
     """How a text is read. Two texts prepared alike have equal options.
@@ -104,6 +120,26 @@ class CorpusOptions:
         if self.max_vocab is None:
             del content["max_vocab"]
         return content
+
+    def differences(self, wanted: CorpusOptions) -> list[str]:
+        """Say how these options differ from those that are wanted.
+
+        Args:
+            wanted: The others.
+
+        Returns:
+            One sentence's end an option, as in "was prepared with --lowercase, not
+            without --lowercase".
+        """
+        pairs = (
+            (field.name, getattr(self, field.name), getattr(wanted, field.name))
+            for field in dataclasses.fields(CorpusOptions)
+        )
+        return [
+            f"{as_typed(name, has)}, not {as_typed(name, wants)}"
+            for name, has, wants in pairs
+            if has != wants
+        ]
 
     def clean(self, text: str) -> str:
         """Bring a short text, such as a seed, to the form the corpus has.

@@ -481,10 +481,10 @@ def test_another_text_of_the_same_name_is_told_apart_and_kept(prepared: Corpus) 
 @pytest.mark.parametrize(
     ("option", "value", "shown"),
     [
-        ("lowercase", True, "lowercase False, not True"),
-        ("normalize", "none", "normalize NFC, not none"),
-        ("encoding", "latin-1", "encoding utf-8, not iso8859-1"),
-        ("keep_boilerplate", True, "keep_boilerplate False, not True"),
+        ("lowercase", True, "without --lowercase, not with --lowercase"),
+        ("normalize", "none", "with --normalize NFC, not with --normalize none"),
+        ("encoding", "latin-1", "with --encoding utf-8, not with --encoding iso8859-1"),
+        ("keep_boilerplate", True, "without --keep-boilerplate, not with --keep-boilerplate"),
     ],
 )
 def test_the_same_text_read_another_way_is_another(
@@ -492,7 +492,7 @@ def test_the_same_text_read_another_way_is_another(
 ) -> None:
     options = dataclasses.asdict(prepared.options) | {option: value}
     error = assert_needed(about(prepared, options=options), prepared.vocabulary)
-    assert error.message.endswith(f"prepared/verse was prepared with {shown}")
+    assert error.message.endswith(f"prepared/verse was prepared {shown}")
 
 
 def test_ids_of_other_characters_are_refused(prepared: Corpus) -> None:

@@ -604,6 +604,23 @@ def test_a_resumed_run_keeps_the_symbol(rare: Path) -> None:
 
 
 @tf
+def test_messages_name_the_options_as_they_are_typed(rare: Path) -> None:
+    run("prepare", "rare.txt", "--max-vocab", "9", "--output", "nine")
+    run("prepare", "rare.txt", "--output", "all")
+    for folder, has in (("nine", "with --max-vocab 9"), ("all", "without --max-vocab")):
+        result = run("train", folder, "--resume", "--model", "rare", "--epochs", "9", "-q")
+        assert result.exit_code == 2
+        assert f"{folder} was prepared {has}, not with --max-vocab 20" in result.stderr
+        result = run("train", folder, "--model", "new", "--max-vocab", "20", "-q")
+        assert result.exit_code == 2
+        assert f"{folder} was prepared {has}, not with --max-vocab 20" in result.stderr
+    result = run("train", "rare.txt", "--resume", "--model", "rare", "--join-documents", "-q")
+    assert result.exit_code == 2
+    told = "the model was trained without --join-documents, not with --join-documents"
+    assert told in result.stderr
+
+
+@tf
 def test_another_model_begins_with_one_that_has_the_symbol(rare: Path) -> None:
     (rare / "other.txt").write_text("The king is fair.\n☃☃☃☃ § fog\n" * 40, encoding="utf-8")
     options = (*TINY[:2], "--epochs", "1", "--max-vocab", "12", "-q")
