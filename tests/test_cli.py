@@ -342,7 +342,7 @@ def test_train_takes_a_prepared_folder(workplace):
     result = run("train", "./mine", *TINY, "--epochs", "0.5", "--json", "-q")
     assert Path(json.loads(result.stdout)["model"]).name == "king"
     result = run("train", "./mine", "--model", "a", "--recipe", "article")
-    expect(result, 2, "prepared with lowercase False")
+    expect(result, 2, "prepared without --lowercase, not with --lowercase")
 
 
 @tf
