@@ -1165,7 +1165,7 @@ NOT_CHECKED = {
         (
             checkpoint,
             "load_checkpoint",
-            ("if len(vocabulary) != network.vocabulary_size:", "if False:"),
+            ("if vocabulary.n_ids != network.vocabulary_size:", "if False:"),
         ),
         "more characters",
     ),
