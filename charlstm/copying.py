@@ -308,8 +308,8 @@ def _is_prepared(folder: Path) -> bool:
 
 
 def _check_options(has: CorpusOptions, wanted: CorpusOptions, folder: Path) -> None:
-    for difference in has.differences(wanted):
-        raise CorpusError(f"{shown(folder)} was prepared {difference}")
+    if differences := has.differences(wanted):
+        raise CorpusError(f"{shown(folder)} was prepared {differences[0]}")
 
 
 def _check_vocabulary(has: Vocabulary, wanted: Vocabulary, path: Path) -> None:

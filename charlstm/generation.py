@@ -235,11 +235,14 @@ def fit_seed_text(
         ConfigError: If there is no such way to treat them.
     """
     # A list of characters takes eight times the text, which may be a large one.
-    if unknown == "error" and vocabulary.has_unknown:
-        return text
-    if unknown in UNKNOWN_CHOICES and not vocabulary.unknown(text):
+    if unknown in UNKNOWN_CHOICES and _stays(text, vocabulary, unknown=unknown):
         return text
     return "".join(spell(text, vocabulary, unknown=unknown, what=what))
+
+
+def _stays(text: str, vocabulary: Vocabulary, *, unknown: str) -> bool:
+    """Tell whether a text is read as it is: all is known, or what is not is the symbol."""
+    return (unknown == "error" and vocabulary.has_unknown) or not vocabulary.unknown(text)
 
 
 def spell(
@@ -266,8 +269,7 @@ def spell(
     """
     if unknown not in UNKNOWN_CHOICES:
         raise ConfigError(f"unknown is one of {', '.join(UNKNOWN_CHOICES)}, not {unknown!r}")
-    found = vocabulary.unknown(text)
-    if not found or (unknown == "error" and vocabulary.has_unknown):
+    if _stays(text, vocabulary, unknown=unknown):
         return list(text)
     if unknown == "skip":
         return [c if c in vocabulary else "" for c in text]
@@ -277,7 +279,7 @@ def spell(
             likeness |= {c: c for c, likely in likeness.items() if likely is None}
         return [likeness[c] or "" for c in text]
     first_positions: dict[str, int] = {}
-    for position, character in found:
+    for position, character in vocabulary.unknown(text):
         first_positions.setdefault(character, position)
     shown = [
         f"'{printable(c)}' (U+{ord(c):04X}, position {p + 1})" for c, p in first_positions.items()

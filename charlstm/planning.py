@@ -55,7 +55,7 @@ from charlstm.models import (
     refuse_shipped,
 )
 from charlstm.preparing import Scale
-from charlstm.reading import CorpusOptions, as_typed
+from charlstm.reading import CorpusOptions, difference
 from charlstm.sources import Sources, corpus_name
 from charlstm.storage import is_portable_name, make_writable_folder, portable_name, shown
 
@@ -409,8 +409,7 @@ def prepare_text(
             is_wanted = name in typed or (name == "lowercase" and wants)
             if is_wanted and has != wants:
                 raise CorpusError(
-                    f"{shown(source)} was prepared {as_typed(name, has)}, "
-                    f"not {as_typed(name, wants)}",
+                    f"{shown(source)} was prepared {difference(name, has, wants)}",
                     hint="prepare the text again, or give the text itself",
                 )
         return corpus
@@ -468,8 +467,7 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
     info, notes = _last_good(model)
     checkpoint = load_checkpoint(info)
     stored, about = checkpoint.config["training"], checkpoint.config["corpus"]
-    # Models that are older than the choice were trained so.
-    config = TrainingConfig(**{"join_documents": True, **stored})
+    config = TrainingConfig(**{**stored, "join_documents": checkpoint.joins_documents})
     network = checkpoint.network
     _refuse_changes(request, config, network, checkpoint.text_options)
     allowed = {k: v for k, v in request.typed.items() if k in RESUMABLE_OPTIONS}
@@ -587,8 +585,7 @@ def _refuse_changes(
         if name not in RESUMABLE_OPTIONS and stored.get(name, value) != value:
             differs = f"--{name.replace('_', '-')} {value} differs from the model's {stored[name]}"
             if any(v is None or isinstance(v, bool) for v in (value, stored[name])):
-                was = as_typed(name, stored[name])
-                differs = f"the model was trained {was}, not {as_typed(name, value)}"
+                differs = f"the model was trained {difference(name, stored[name], value)}"
             raise InputError(
                 differs,
                 hint="with --resume only "

@@ -736,9 +736,11 @@ class _Passes:
 
     def write(self) -> Prepared:
         """Read all for the second time and write the ids."""
-        vocabulary = Vocabulary(self.seen)
-        if self.options.max_vocab is not None:
-            vocabulary = Vocabulary.most_frequent(self.occurrences, limit=self.options.max_vocab)
+        limit = self.options.max_vocab
+        if limit is None:
+            vocabulary = Vocabulary(self.seen)
+        else:
+            vocabulary = Vocabulary.most_frequent(self.occurrences, limit=limit)
         unknown = [n for c, n in self.occurrences.items() if c not in vocabulary]
         dtype = id_dtype(vocabulary.n_ids)
         n_chars = self.n_chars

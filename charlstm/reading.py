@@ -67,6 +67,20 @@ def as_typed(name: str, value: object) -> str:
     return f"with {option}" if value is True else f"with {option} {value}"
 
 
+def difference(name: str, has: object, wants: object) -> str:
+    """Say how an option differs from what is wanted.
+
+    Args:
+        name: As Python has it.
+        has: What it was.
+        wants: What it should be.
+
+    Returns:
+        The end of a sentence: "with --lowercase, not without --lowercase".
+    """
+    return f"{as_typed(name, has)}, not {as_typed(name, wants)}"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CorpusOptions:
     """How a text is read. Two texts prepared alike have equal options.
@@ -128,18 +142,13 @@ class CorpusOptions:
             wanted: The others.
 
         Returns:
-            One sentence's end an option, as in "was prepared with --lowercase, not
-            without --lowercase".
+            A `difference` for each option that differs.
         """
         pairs = (
             (field.name, getattr(self, field.name), getattr(wanted, field.name))
             for field in dataclasses.fields(CorpusOptions)
         )
-        return [
-            f"{as_typed(name, has)}, not {as_typed(name, wants)}"
-            for name, has, wants in pairs
-            if has != wants
-        ]
+        return [difference(name, has, wants) for name, has, wants in pairs if has != wants]
 
     def clean(self, text: str) -> str:
         """Bring a short text, such as a seed, to the form the corpus has.
@@ -610,13 +619,30 @@ def read_text(source: Path | None, *, options: CorpusOptions) -> str:
     Raises:
         CorpusError: If it cannot be read, is binary or empty.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        name = "stdin" if source is None else source.name
-        path = readable_again(source, Path(temporary) / "spooled", name=name)
-        text = "".join(TextReader(path, name=name, options=options).pieces(lambda n: None))
+    name = "stdin" if source is None else source.name
+    text = read_whole(source, name=name, options=options)
     if not text:
         raise empty_text(name)
     return text
+
+
+def read_whole(source: Path | None, *, name: str, options: CorpusOptions) -> str:
+    """Read a whole text, which may be empty, cleaned as a corpus is.
+
+    Args:
+        source: The file; None reads stdin.
+        name: What it is called in messages.
+        options: How to read it.
+
+    Returns:
+        The text.
+
+    Raises:
+        CorpusError: If it cannot be read or is binary.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        path = readable_again(source, Path(temporary) / "spooled", name=name)
+        return "".join(TextReader(path, name=name, options=options).pieces(lambda n: None))
 
 
 def empty_text(name: str) -> CorpusError:

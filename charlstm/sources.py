@@ -15,7 +15,6 @@ import itertools
 import os
 import re
 import stat
-import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy.typing as npt
 
 from charlstm.compression import SUFFIXES
 from charlstm.errors import CorpusError, printable
-from charlstm.reading import CorpusOptions, TextReader, readable_again
+from charlstm.reading import CorpusOptions, read_whole, readable_again
 from charlstm.storage import portable_name
 
 STDIN = "-"
@@ -78,11 +77,8 @@ class Sources:
         Raises:
             CorpusError: If it cannot be read or is binary.
         """
-        label = self.label(number)
         source = None if self.paths[number] == STDIN else Path(self.paths[number])
-        with tempfile.TemporaryDirectory() as temporary:
-            path = readable_again(source, Path(temporary) / "spooled", name=label)
-            return "".join(TextReader(path, name=label, options=options).pieces(lambda n: None))
+        return read_whole(source, name=self.label(number), options=options)
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:

@@ -110,7 +110,7 @@ def evaluate(
             n_left_out += spelled.count("")
     if n_left_out and not quiet:
         note(f"left out {n_left_out:,} characters that the model has never seen")
-    known = known_texts[0] if len(known_texts) == 1 else "".join(known_texts)
+    known = "".join(known_texts)
     documents = None
     if len(texts) > 1 and not checkpoint.joins_documents:
         documents = np.cumsum([0, *map(len, known_texts[:-1])]).astype(np.uint64)
@@ -126,8 +126,8 @@ def evaluate(
         )
     step = LSTMStep(checkpoint.network, checkpoint.weights)
     ids = vocabulary.encode(known)
-    # Of a model without the symbol none is left here.
-    n_unknown = len(vocabulary.unknown(known))
+    # The symbol's id is the one after the characters'; without it nothing has that.
+    n_unknown = int(np.count_nonzero(ids == len(vocabulary)))
     if not quiet:
         tell_unknown(n_unknown, what="the text")
     nats = None
