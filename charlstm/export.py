@@ -719,7 +719,10 @@ def _python(
     # With the state carried the last character is all that is new.
     window = 1 if network.carries_state else network.seq_length
     has_unknown = checkpoint.vocabulary.has_unknown
-    encoded = ids.format(ids="[characters.index(c) for c in read]")
+    index = "characters.index(c)"
+    if has_unknown:
+        index += f" if c in characters else {checkpoint.vocabulary.unknown_id}"
+    encoded = ids.format(ids=f"[{index} for c in read]")
     lines = [
         "import json",
         "from pathlib import Path",

@@ -516,7 +516,7 @@ def test_unknown_seed_characters_are_named_with_their_place(trained):
     result = run("generate", "--seed", "The €ing", "--unknown", "skip", "-n", "3")
     assert result.exit_code == 0
     assert result.stdout.startswith("The ing")
-    assert "left out 1 unknown" in result.stderr
+    assert "left out 1 unknown character of the seed text" in result.stderr
 
 
 @tf
@@ -610,7 +610,10 @@ def test_evaluate_equals_what_train_printed(workplace):
 def test_evaluate_names_what_it_cannot_read(trained):
     (trained / "odd.txt").write_text("The king ☃ lives", encoding="utf-8")
     expect(run("evaluate", "odd.txt"), 2, "'☃' (U+2603, position 10)", "the text", "--unknown skip")
-    assert run("evaluate", "odd.txt", "--unknown", "skip").exit_code == 0
+    result = run("evaluate", "odd.txt", "--unknown", "skip", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["left_out_characters"] == 1
+    assert "left out 1 character that" in result.stderr
     (trained / "one.txt").write_text("T", encoding="utf-8")
     expect(run("evaluate", "one.txt"), 2, "at least 2 characters")
     expect(run("evaluate", "prepared"), 2, "folder")

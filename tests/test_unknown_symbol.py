@@ -642,8 +642,15 @@ def test_the_lines_of_an_exports_readme_never_write_it(tmp_path: Path, target: s
     readme = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "7 characters and an unknown symbol" in readme
     assert f"has the id {SYMBOL}, the unknown symbol" in readme
-    text = python(readme_code(tmp_path / "out"), folder=tmp_path / "out")
+    code = readme_code(tmp_path / "out")
+    text = python(code, folder=tmp_path / "out")
     assert set(text) <= set(CHARACTERS)
+    begin = "text = read = "
+    seed = next(line for line in code.splitlines() if line.startswith(begin))
+    typed = code.replace(seed, f"{begin}'ab\\u2603'")
+    text = python(typed, folder=tmp_path / "out")
+    assert text.startswith("ab☃")
+    assert set(text[3:]) <= set(CHARACTERS)
 
 
 @tf
@@ -654,6 +661,7 @@ def test_an_export_comes_back_with_the_prepared_text(rare: Path, tmp_path: Path)
     keras_file = str(tmp_path / "out" / "model.keras")
     result = run("import", keras_file, str(tmp_path / "text"), "--model", "back")
     assert result.exit_code == 0, result.output
+    assert "20 different characters and a symbol for all others" in result.stdout
     texts = [
         run("generate", "--model", name, "--seed", "The ☃", "--random-seed", "3").stdout
         for name in ("rare", "back")

@@ -109,7 +109,8 @@ def evaluate(
             spelled = spell(text, vocabulary, unknown=unknown)
             n_left_out += spelled.count("")
     if n_left_out and not quiet:
-        note(f"left out {n_left_out:,} characters that the model has never seen")
+        noun = "character" if n_left_out == 1 else "characters"
+        note(f"left out {n_left_out:,} {noun} that the model has never seen")
     known = "".join(known_texts)
     documents = None
     if len(texts) > 1 and not checkpoint.joins_documents:
@@ -143,6 +144,7 @@ def evaluate(
             "checkpoint": checkpoint.info.step,
             "texts": len(texts),
             "characters": len(known),
+            "left_out_characters": n_left_out,
             "unknown_characters": n_unknown,
             "loss": score.nats_per_char,
             "bits_per_char": score.bits_per_char,

@@ -358,7 +358,8 @@ def generate(
             vocabulary = writer.voice.vocabulary
             spelled = spell(writer.voice.clean(seed_text), vocabulary, unknown=unknown)
             if n_left_out := spelled.count(""):
-                note(f"left out {n_left_out} unknown characters of the seed text")
+                noun = "character" if n_left_out == 1 else "characters"
+                note(f"left out {n_left_out:,} unknown {noun} of the seed text")
         if not quiet:
             n_unknown = len(writer.voice.vocabulary.unknown(seeds[0]))
             tell_unknown(n_unknown, what="the seed text")

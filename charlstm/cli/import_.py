@@ -86,12 +86,16 @@ def import_(
             }
         )
         return
+    has_unknown = result.corpus.vocabulary.has_unknown
+    characters = f"{network.vocabulary_size - has_unknown:,} different characters"
+    if has_unknown:
+        characters += " and a symbol for all others"
     reads = "one number a character" if network.input == "scaled" else "one-hot characters"
     click.echo(
         f"{printable(file.name)}: {network.layers} x {network.units} units, windows of "
         f"{network.seq_length}, {reads}, {network.parameters:,} parameters\n"
         f"text {printable(result.corpus.name)}, {result.reading}: "
-        f"{network.vocabulary_size:,} different characters, as in the network\n"
+        f"{characters}, as in the network\n"
         f"model: {printable(str(result.model))} (recipe {result.recipe})\n"
         f"next: charlstm generate{model_argument(result.model)} -n 500\n"
         f"or train on: {_train_command(result.trains_from, result.model, result.recipe)}"
