@@ -278,6 +278,8 @@ def load_config(info: CheckpointInfo) -> dict[str, Any]:
         about, windows = config["corpus"], config["seed_windows"]
         CorpusOptions(**about["options"])
         texts = [about["name"], about["sha256"], about.get("path", ""), *windows]
+        if about.get("source_name") is not None:
+            texts.append(about["source_name"])
         if len(about.get("path", "")) > _MAX_PATH:
             raise ValueError("the path of the text is too long")
         if not isinstance(windows, list) or not all(isinstance(text, str) for text in texts):

@@ -34,12 +34,14 @@ from charlstm.corpus import (
     is_prepared,
     load_corpus,
     shipped_texts,
+    source_argument,
 )
 from charlstm.errors import CorpusError, printable
 from charlstm.preparing import id_dtype
 from charlstm.reading import CorpusOptions, read_text, sha256_of
 from charlstm.shards import Ids as CorpusIds
 from charlstm.shards import release
+from charlstm.sources import STDIN, corpus_name
 from charlstm.storage import shown
 from charlstm.vocabulary import Vocabulary
 
@@ -319,8 +321,10 @@ def _check_vocabulary(has: Vocabulary, wanted: Vocabulary, path: Path) -> None:
 
 def _prepare_command(about: Mapping[str, Any], options: CorpusOptions) -> str:
     """Write the command that prepares a model's text as it was."""
-    name = printable(str(about["name"]))
-    words = ["charlstm", "prepare", "-" if name == "stdin" else f"{name}.txt"]
+    name, source = printable(str(about["name"])), source_argument(about)
+    words = ["charlstm", "prepare", "TEXTS" if source is None else printable(source)]
+    if source is None or corpus_name(None if source == STDIN else Path(source)) != about["name"]:
+        words += ["--name", name]
     default = CorpusOptions()
     for field in dataclasses.fields(CorpusOptions):
         value = getattr(options, field.name)
@@ -329,4 +333,4 @@ def _prepare_command(about: Mapping[str, Any], options: CorpusOptions) -> str:
             words += [] if value is True else [str(value)]
     if _is_prepared(Path(PREPARED_FOLDER) / name):  # by another text: it stays
         words += ["--output", f"{PREPARED_FOLDER}/{name}-{about['sha256'][:8]}"]
-    return " ".join(map(shlex.quote, words)) + (" < TEXT" if name == "stdin" else "")
+    return " ".join(map(shlex.quote, words)) + (" < TEXT" if source == STDIN else "")

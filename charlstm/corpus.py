@@ -14,7 +14,7 @@ import hashlib
 import importlib.resources
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ class Corpus:
     Attributes:
         path: The prepared folder.
         name: What the text is called.
+        source_name: How a command line would name it, without the folder that it
+            is in, - for stdin; None of several texts.
         sha256: Of the source as it came, before any cleaning.
         vocabulary: Its characters.
         ids: `(characters,)` unsigned ids, a read-only memory map, or several
@@ -91,6 +93,7 @@ class Corpus:
     documents: npt.NDArray[np.uint64] = dataclasses.field(
         default_factory=lambda: np.zeros(1, dtype=np.uint64)
     )
+    source_name: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -198,6 +201,7 @@ class Corpus:
         """
         return {
             "name": self.name,
+            "source_name": self.source_name,
             "sha256": self.sha256,
             "path": str(self.path.resolve()),
             "characters": len(self.ids),
@@ -525,7 +529,7 @@ class _Request:
             content = read_summary(target) | self.summary(len(reusable.ids))
             _write_json(work / "corpus.json", content)
             put_in_place(work / "corpus.json", target / "corpus.json")
-            return reusable
+            return dataclasses.replace(reusable, source_name=self.sources.source_name)
         if is_prepared(target):
             strange = {p.name for p in target.iterdir() if not _is_ours(p.name)}
             if strange:
@@ -563,6 +567,7 @@ class _Request:
         """Return the part of `corpus.json` that is of what was asked for last."""
         split = self.split(n_chars)
         return {
+            "source_name": self.sources.source_name,
             "seq_length": self.seq_length,
             "windows": n_chars - self.seq_length,
             "val_fraction": self.val_fraction,
@@ -689,6 +694,7 @@ def load_corpus(path: Path) -> Corpus:
         return Corpus(
             path=path,
             name=str(content["name"]),
+            source_name=_text_or_none(content.get("source_name")),
             sha256=str(content["sha256"]),
             vocabulary=vocabulary,
             ids=ids,
@@ -704,6 +710,27 @@ def load_corpus(path: Path) -> Corpus:
         raise CorpusError(
             f"the prepared corpus {printable(str(path))} is damaged: {error}", hint=_PREPARE_AGAIN
         ) from error
+
+
+def _text_or_none(value: Any) -> str | None:
+    if not isinstance(value, str | None):
+        raise TypeError("'source_name' is no text")
+    return value
+
+
+def source_argument(about: Mapping[str, Any]) -> str | None:
+    """Name a model's text on a command line.
+
+    Args:
+        about: What `Corpus.describe` gave; an early model has no `source_name`.
+
+    Returns:
+        The name of a file or folder, without the folder that it is in; "-" for
+        stdin; None of several texts.
+    """
+    usual = STDIN if about["name"] == "stdin" else f"{about['name']}.txt"
+    source_name: str | None = about.get("source_name", usual)
+    return source_name
 
 
 _DOCUMENTS = "documents.bin"

@@ -30,6 +30,7 @@ from charlstm.config import (
     recipe_defaults,
 )
 from charlstm.copying import find_corpus_ids
+from charlstm.corpus import PREPARED_FOLDER, source_argument
 from charlstm.errors import CorpusError, InputError
 from charlstm.machine import describe_machine
 from charlstm.models import list_checkpoints, open_checkpoint
@@ -37,6 +38,7 @@ from charlstm.pages import fill_page, read_page_file
 from charlstm.plotting import Curve, read_curve, read_samples
 from charlstm.reading import CorpusOptions
 from charlstm.scoring import unigram_entropy
+from charlstm.sources import STDIN, corpus_name
 from charlstm.storage import portable_name, shown
 from charlstm.writer import Writer
 
@@ -248,9 +250,8 @@ def _commands(
     if imported_from is None:
         made = ("trains it again", train_command(name, network, training, checkpoint.config))
     else:
-        text = f"{checkpoint.config['corpus']['name']}.txt"
-        words = ["charlstm", "import", imported_from, text, "--model", name]
-        made = ("imports it again", shlex.join(words))
+        words = ["charlstm", "import", imported_from, _source(checkpoint.config["corpus"])]
+        made = ("imports it again", shlex.join([*words, "--model", name]))
     return (
         made,
         (
@@ -286,7 +287,8 @@ def train_command(
         minutes=training.minutes,
         is_fine_tuning=began_with is not None,
     )
-    words = ["charlstm", "train", f"{about['name']}.txt"]
+    source = _source(about)
+    words = ["charlstm", "train", source]
     if training.recipe != "default":
         words += ["--recipe", training.recipe]
     if isinstance(began_with, dict):
@@ -324,8 +326,13 @@ def train_command(
         words.append("--keep-boilerplate")
     give("max-vocab", options.max_vocab, None)
     give("threads", training.threads, None)
-    give("model", name, about["name"])
-    return shlex.join(words)
+    give("model", name, corpus_name(None if source == STDIN else Path(source)))
+    return shlex.join(words) + (" < TEXT" if source == STDIN else "")
+
+
+def _source(about: Mapping[str, Any]) -> str:
+    """Name the text; several must have been prepared, and are where that puts them."""
+    return source_argument(about) or f"{PREPARED_FOLDER}/{about['name']}"
 
 
 def _began_with(value: Any) -> str | None:

@@ -40,6 +40,8 @@ class Sources:
     Attributes:
         name: What the corpus is called.
         shown: What it is called in messages.
+        source_name: How a command line would name it, without the folder that it
+            is in, - for stdin; None for several.
         paths: The files; `-` is stdin.
         is_found: `(files,)`; a file that a folder or a pattern brought in is
             left out if it is binary, one that was named is not.
@@ -49,6 +51,7 @@ class Sources:
 
     name: str
     shown: str
+    source_name: str | None
     paths: Sequence[str]
     is_found: npt.NDArray[np.bool_]
     status: npt.NDArray[np.int64]
@@ -130,6 +133,7 @@ class Sources:
         return _Spooled(
             name=self.name,
             shown=self.shown,
+            source_name=self.source_name,
             paths=paths,
             is_found=self.is_found,
             status=np.array(status, np.int64).reshape(-1, 5),
@@ -210,10 +214,20 @@ def collect(given: Sequence[Path | None], *, name: str | None = None) -> Sources
     return Sources(
         name=name or corpus_name(_folder_of(first) if first and is_pattern(first) else first),
         shown=shown,
+        source_name=_source_name(first) if len(given) == 1 else None,
         paths=paths,
         is_found=found[kept],
         status=rows[kept],
     )
+
+
+def _source_name(given: Path | None) -> str:
+    """Name a text on a command line: a file, a folder, a pattern or stdin."""
+    if given is None:
+        return STDIN
+    if is_pattern(given):
+        return str(given.relative_to(_folder_of(given).parent))
+    return given.name or given.resolve().name or str(given)
 
 
 def _without_doubles(

@@ -453,10 +453,12 @@ def test_the_command_has_the_options_of_the_model(prepared: Corpus, tmp_path: Pa
     options = CorpusOptions(
         encoding="latin-1", normalize="none", lowercase=True, keep_boilerplate=True
     )
-    described = about(prepared, name="two words", path=str(tmp_path / "none"))
+    described = about(
+        prepared, name="two-words", source_name="two words.md", path=str(tmp_path / "none")
+    )
     described["options"] = dataclasses.asdict(options)
     assert assert_needed(described, prepared.vocabulary).hint == (
-        "prepare it again: charlstm prepare 'two words.txt' --encoding iso8859-1 "
+        "prepare it again: charlstm prepare 'two words.md' --encoding iso8859-1 "
         "--normalize none --lowercase --keep-boilerplate"
     )
 
@@ -465,6 +467,27 @@ def test_a_text_from_stdin_is_asked_for_on_stdin(prepared: Corpus, tmp_path: Pat
     described = about(prepared, name="stdin", sha256="5f" * 32, path=str(tmp_path / "none"))
     hint = assert_needed(described, prepared.vocabulary).hint
     assert hint == "prepare it again: charlstm prepare - < TEXT"
+
+
+@pytest.mark.parametrize(
+    ("source_name", "words"),
+    [
+        ("verse", "verse"),  # a folder
+        ("verse.txt.gz", "verse.txt.gz"),
+        ("other.txt", "other.txt --name verse"),
+        (None, "TEXTS --name verse"),  # several
+        ("-", "- --name verse < TEXT"),
+    ],
+)
+def test_the_command_names_what_was_prepared(
+    prepared: Corpus, tmp_path: Path, source_name: str | None, words: str
+) -> None:
+    described = about(prepared, source_name=source_name, path=str(tmp_path / "none"))
+    described["sha256"] = "5f" * 32
+    hint = assert_needed(described, prepared.vocabulary).hint
+    assert hint is not None
+    to, _, end = hint.partition(" --output prepared/verse-5f5f5f5f")
+    assert to + end == f"prepare it again: charlstm prepare {words}"
 
 
 def test_another_text_of_the_same_name_is_told_apart_and_kept(prepared: Corpus) -> None:

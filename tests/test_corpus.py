@@ -631,6 +631,7 @@ def test_a_prepared_folder_describes_its_corpus(tmp_path: Path) -> None:
     assert read_summary(tmp_path / "out") == {
         "format_version": 1,
         "name": "witches",
+        "source_name": "witches.txt",
         "sha256": hashlib.sha256(content).hexdigest(),  # of the bytes as they came
         "n_bytes": 3 + 3 * 72,
         "characters": 210,

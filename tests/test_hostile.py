@@ -685,12 +685,14 @@ def json_attacks() -> Iterator[tuple[str, Attack]]:
         "half a character": "\ud800",
     }.items():
         # A name is only shown, and a path only looked at.
-        for field in ("name", "path"):
+        for field in ("name", "path", "source_name"):
             named = json_attack(CONFIG, "corpus", field, value=value, stopped=())
             yield f"{field} of {what}", dataclasses.replace(named, is_harmless=True)
     for what, value in {"a device": "/dev/zero", "NUL": "\0", "5,000 letters": "x" * 300}.items():
         stored = json_attack(CONFIG, "corpus", "path", value=value, stopped=())
         yield f"path of {what}", dataclasses.replace(stored, is_harmless=True)
+    for what, value in {"a number": 7, "a list": [], "false": False}.items():
+        yield f"source of {what}", json_attack(CONFIG, "corpus", "source_name", value=value)
     for what, value in {"a text": "abc", "an object": {"abc": 1}, "numbers": [1]}.items():
         yield f"seed windows of {what}", json_attack(CONFIG, "seed_windows", value=value)
     unknown = json_attack(CONFIG, "seed_windows", value=["xyz"])

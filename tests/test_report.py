@@ -21,7 +21,7 @@ from helpers import make_config, make_network, save
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from charlstm.config import NetworkConfig, TrainingConfig
+from charlstm.config import NetworkConfig, TrainingConfig, recipe_defaults
 from charlstm.copying import find_corpus_ids
 from charlstm.corpus import split_corpus
 from charlstm.errors import InputError
@@ -273,14 +273,32 @@ def test_nothing_is_typed_that_is_the_default(workplace):
     network = make_network(units=300, seq_length=50)
     training = TrainingConfig(epochs=1.0, dropout=0.0)
     about = make_config(network)["corpus"] | {
-        "name": "my poems", "train_characters": 50_000,
+        "name": "my-poems", "source_name": "my poems.md", "train_characters": 50_000,
         "options": {"encoding": "utf-8", "normalize": "NFC", "lowercase": False},
     }  # fmt: skip
     command = train_command(
-        "my poems", network, training, {"corpus": about, "started_from": {"name": "king"}}
+        "my-poems", network, training, {"corpus": about, "started_from": {"name": "king"}}
     )
     rate = "--learning-rate 0.008"  # after --from the default is less
-    assert command == (f"charlstm train 'my poems.txt' --from king --epochs 1 {rate} --threads 1")
+    assert command == (f"charlstm train 'my poems.md' --from king --epochs 1 {rate} --threads 1")
+
+
+@pytest.mark.parametrize(
+    ("source_name", "words"),
+    [
+        ("poems", "charlstm train poems --epochs 1 --threads 1"),  # a folder
+        ("-", "charlstm train - --epochs 1 --threads 1 --model poems < TEXT"),
+        (None, "charlstm train prepared/poems --epochs 1 --threads 1"),  # several
+    ],
+)
+def test_the_text_is_named_as_it_was_given(source_name, words):
+    network = make_network(units=300, seq_length=50)
+    config = make_config(network)
+    about = config["corpus"] | {"name": "poems", "source_name": source_name}
+    about["options"] = {"encoding": "utf-8", "normalize": "NFC", "lowercase": False}
+    defaults = recipe_defaults("default", n_train=about["characters"], epochs=1.0)
+    command = train_command("poems", network, defaults, {"corpus": about, "started_from": None})
+    assert command == words
 
 
 # --- the page -------------------------------------------------------------------

@@ -212,6 +212,30 @@ def test_a_pattern_is_named_after_its_folder(texts: Path, monkeypatch: pytest.Mo
     assert collect([Path("*.txt")], name="mine").name == "mine"
 
 
+def test_the_name_for_a_command_line_tells_no_folder(
+    texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def name_of(*given: Path | None) -> str | None:
+        return collect(given).source_name
+
+    assert name_of(texts / "a" / "z.md") == "z.md"
+    assert name_of(texts) == "texts"
+    assert name_of(texts / "**" / "*.txt") == "texts/**/*.txt"
+    assert name_of(texts / "a.txt", texts / "b.txt") is None
+    assert name_of(None) == "-"
+    monkeypatch.chdir(texts)
+    assert name_of(Path("*.txt")) == "*.txt"
+    assert name_of(Path()) == "texts"
+
+
+def test_it_is_that_of_the_text_as_last_prepared(tmp_path: Path) -> None:
+    for suffix in ("txt", "md"):
+        source = write(tmp_path / f"t.{suffix}", VERSE)
+        corpus = prepare(source, tmp_path / "out")
+        assert corpus.source_name == f"t.{suffix}"
+        assert load_corpus(tmp_path / "out").source_name == f"t.{suffix}"
+
+
 # --- what becomes of them -----------------------------------------------------
 
 
@@ -326,7 +350,10 @@ def test_a_compressed_text_is_the_text(tmp_path: Path, suffix: str) -> None:
     packed = write(tmp_path / f"t.txt{suffix}", COMPRESS[suffix](LONG.encode()))
     assert kind_of(packed) == KINDS[suffix]
     corpus = prepare(packed, tmp_path / "two")
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
+    name = f'"t.txt{suffix}"'.encode()
+    assert two["corpus.json"].count(name) == 1
+    assert one == two | {"corpus.json": two["corpus.json"].replace(name, b'"t.txt"')}
     assert corpus.sha256 == plain.sha256
     # Its magic tells what it is, so a name that says nothing is as good.
     assert read(write(tmp_path / "download", packed.read_bytes())) == LONG
