@@ -151,7 +151,10 @@ class Conversation:
             raise InputError(f"there is no command /{printable(word)}", hint=hint)
         if value:
             self._set(name, _parse(name, value))
-        return f"{name.replace('_', '-')} {_show(self._settings()[name])}"
+        answer = [f"{name.replace('_', '-')} {_show(self._settings()[name])}"]
+        if value and name in _RULES:
+            answer += self.rules.warnings(set(self._voice.vocabulary.characters))
+        return "\n".join(answer)
 
     def _set(self, name: str, value: Any) -> None:
         if name in _RULES:

@@ -82,16 +82,28 @@ class StopRules:
         patience = PATIENCE_FOR_A_SENTENCE if self.until_sentence else 0
         return self.wanted_length + patience
 
-    def unmatchable(self, known: set[str]) -> list[str]:
-        """List the stop texts that can never be written.
+    def warnings(self, known: set[str]) -> list[str]:
+        """Say which ends can never come.
 
         Args:
-            known: The characters that can be.
+            known: The characters that can be written.
 
         Returns:
-            Stop texts with another character, safe to print.
+            A line for each, safe to print.
         """
-        return [printable(stop) for stop in self.stops if not set(stop) <= known]
+        warnings = [
+            f"warning: the model can never write the stop text '{printable(stop)}'"
+            for stop in self.stops
+            if not set(stop) <= known
+        ]
+        if self.lines is not None and "\n" not in known:
+            warnings.append("warning: the model knows no line feed, so that no line ends the text")
+        if self.until_sentence and not known & _SENTENCE_ENDS:
+            warnings.append(
+                "warning: the model knows no mark that ends a sentence, so that the text is "
+                f"{PATIENCE_FOR_A_SENTENCE:,} characters longer"
+            )
+        return warnings
 
 
 class Ending:

@@ -283,6 +283,18 @@ def test_lines_and_sentences_end_turns(tmp_path: Path) -> None:
     assert len(turn(conversation)) == 20
 
 
+def test_ends_that_never_come_are_told_when_they_are_asked_for(tmp_path: Path) -> None:
+    conversation = converse(tmp_path, vocabulary="abcdefg", length=5)
+    for line, told in (("/lines 2", "no line feed"), ("/until-sentence on", "no mark")):
+        answer = conversation.command(line)
+        assert answer is not None
+        assert told in answer
+        name = line.split()[0]
+        assert "warning" not in (conversation.command(name) or "")
+        conversation.command(f"{name} off")
+    assert conversation.command("/length 9") == "length 9"
+
+
 def test_a_turn_of_no_length_says_nothing(tmp_path: Path) -> None:
     conversation = converse(tmp_path)
     conversation.say("abc")
@@ -391,7 +403,7 @@ def test_a_command_changes_what_it_names_and_says_so(
     tmp_path: Path, line: str, answer: str, sampling: dict[str, Any], rules: dict[str, Any]
 ) -> None:
     conversation = converse(tmp_path, temperature=0.6, rules={"stops": ("é",)})
-    assert conversation.command(line) == answer
+    assert (conversation.command(line) or "").splitlines()[0] == answer
     assert conversation.sampling == SamplingConfig(**({"temperature": 0.6} | sampling))
     assert conversation.rules == StopRules(**({"length": 9, "stops": ("é",)} | rules))
 

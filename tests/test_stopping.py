@@ -531,9 +531,19 @@ def test_rules_out_of_range_are_refused(options: dict[str, Any], message: str) -
 
 def test_stop_texts_that_cannot_be_written_are_named() -> None:
     rules = StopRules(stops=("abc", "abd", "\x1b[31m", "c\n", "é", "cab"))
-    assert rules.unmatchable(set("abc")) == ["abd", "\\x1b[31m", "c\\n", "é"]
-    assert rules.unmatchable(set("abcdé\n\x1b[31m")) == []
-    assert StopRules().unmatchable(set()) == []
+    assert rules.warnings(set("abc")) == [
+        f"warning: the model can never write the stop text '{stop}'"
+        for stop in ("abd", "\\x1b[31m", "c\\n", "é")
+    ]
+    assert rules.warnings(set("abcdé\n\x1b[31m")) == []
+    assert StopRules().warnings(set()) == []
+
+
+def test_lines_and_sentences_that_never_end_are_told() -> None:
+    lines, sentence = StopRules(lines=2), StopRules(until_sentence=True)
+    assert "no line feed" in lines.warnings(set("ab."))[0]
+    assert "no mark that ends a sentence" in sentence.warnings(set("ab\n,"))[0]
+    assert lines.warnings(set("\n")) == sentence.warnings(set("a。")) == []
 
 
 def test_texts_do_not_share_their_ends() -> None:

@@ -519,11 +519,8 @@ def _introduce(
             f"{printable(writer.name)}, the model that ships with charlstm, writes; "
             "train your own: charlstm train yours.txt --minutes 3"
         )
-    known = set(writer.voice.vocabulary.characters)
-    for stop in rules.unmatchable(known):
-        note(f"warning: the model can never write the stop text '{stop}'")
-    if rules.lines is not None and "\n" not in known:
-        note("warning: the model knows no line feed, so --lines never ends the text")
+    for warning in rules.warnings(set(writer.voice.vocabulary.characters)):
+        note(warning)
     if sampling.temperature == 0 and set(sampling.filters) & {k.replace("_", "-") for k in given}:
         note(f"temperature 0 takes the likeliest: {', '.join(sampling.filters)} change nothing")
 
