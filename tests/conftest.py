@@ -11,12 +11,19 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from charlstm.backend import available_cores
 from charlstm.cli import cli
 
 # 2,000 characters in which every letter can be told from those before it.
 PATTERN = "The king is dead. Long live the king!\n"
 TINY_TEXT = PATTERN * 60
 TINY = ["--units", "6", "--seq-length", "9", "--batch-size", "4", "--sample-every", "0"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run as many tests at once as there are cores for; each may take 1 GB."""
+    return min(8, available_cores())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -66,7 +66,13 @@ def assert_alike(model: str, other: str, *, tolerance: float = TOLERANCE) -> Non
 
 @pytest.mark.parametrize(
     ("n_replicas", "batch_size", "threads", "n_documents"),
-    [(2, 24, 1, 1), (3, 25, 2, 1), (2, 19, 2, 1), (3, 25, 2, 60)],
+    [
+        (2, 24, 1, 1),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [(3, 25, 2, 1), (2, 19, 2, 1), (3, 25, 2, 60)]
+        ),
+    ],
 )
 def test_devices_take_the_steps_of_one(n_replicas, batch_size, threads, n_documents):
     """Shares of unequal size, which begin and end within the parts that masks are drawn for."""

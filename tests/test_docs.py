@@ -76,6 +76,7 @@ def save_with_keras(path: Path) -> None:
         model.save(path)
 
 
+@pytest.mark.slow
 @pytest.mark.tf
 def test_readme_commands_run_in_order(trained, monkeypatch):
     """Each is run as it stands, with a tiny network and budget slipped in by environment."""
@@ -123,6 +124,7 @@ def test_readme_python_runs(empty_workplace, capsys):
     assert len(capsys.readouterr().out) == 200 + 1
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_guide_to_explaining_run(empty_workplace):
     guide = (ROOT / "docs" / "explain.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```sh\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)

@@ -136,7 +136,7 @@ class Stage:
                 ).run(overwrite=overwrite)
 
 
-@pytest.fixture(scope="module", params=["default", "article"])
+@pytest.fixture(scope="module", params=["default", pytest.param("article", marks=pytest.mark.slow)])
 def stage(
     request: pytest.FixtureRequest, training: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Stage:
@@ -503,17 +503,13 @@ def test_a_really_full_disk(streams: Stage, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Unix only")
-@pytest.mark.parametrize(
-    ("n_kills", "epochs"), [(2, 12), pytest.param(100, 90, marks=pytest.mark.slow)]
-)
-def test_kill_9_at_random_moments_changes_nothing(
-    workplace: Path, n_kills: int, epochs: int
-) -> None:
+@pytest.mark.slow
+def test_kill_9_at_100_random_moments_changes_nothing(workplace: Path) -> None:
     """Real processes of the real command, against one that was left alone."""
     script = Path(__file__).with_name("killing.py")
-    options = ["king.txt", *TINY, "--epochs", str(epochs), "--patience", "0", "-q"]
+    options = ["king.txt", *TINY, "--epochs", "90", "--patience", "0", "-q"]
     ends = {}
-    for name, kills in (("whole", 0), ("killed", n_kills)):
+    for name, kills in (("whole", 0), ("killed", 100)):
         command = [sys.executable, script, workplace, str(kills), "5", "train", "--resume"]
         done = subprocess.run(
             [*command, "--model", name, *options],

@@ -428,6 +428,7 @@ def readme_code(folder: Path) -> str:
     return str(code)
 
 
+@pytest.mark.slow
 @targets
 def test_the_lines_of_the_readme_run_as_they_stand(exports, target):
     """They write 100 characters after a seed text."""

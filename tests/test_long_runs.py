@@ -54,6 +54,7 @@ def running(workplace: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.communicate()
 
 
+@pytest.mark.slow
 def test_a_run_is_asked_for_checkpoints_and_goes_on(running: subprocess.Popen[bytes]) -> None:
     for ask in (
         lambda: running.send_signal(signal.SIGUSR1),
@@ -89,6 +90,7 @@ def test_a_run_is_watched_from_another_terminal(running: subprocess.Popen[bytes]
     assert watcher.returncode == 0
 
 
+@pytest.mark.slow
 def test_watching_a_run_that_is_killed(running: subprocess.Popen[bytes]) -> None:
     watcher = subprocess.Popen(
         [*COMMAND, "info", "king", "--follow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -103,6 +105,7 @@ def test_watching_a_run_that_is_killed(running: subprocess.Popen[bytes]) -> None
     assert b"charlstm train --resume --model king goes on" in stderr
 
 
+@pytest.mark.slow
 def test_a_watcher_that_is_interrupted_leaves_the_run_alone(
     running: subprocess.Popen[bytes],
 ) -> None:
@@ -119,6 +122,7 @@ def test_a_watcher_that_is_interrupted_leaves_the_run_alone(
     assert running.poll() is None
 
 
+@pytest.mark.slow
 def test_a_paused_run_goes_on(running: subprocess.Popen[bytes]) -> None:
     running.send_signal(signal.SIGSTOP)
     time.sleep(3)  # longer than the status is old at most

@@ -429,6 +429,7 @@ def assert_sound(found: Sweep) -> None:
     assert not found.violations, f"{len(found.violations)} of {found.tried}:\n{first}"
 
 
+@pytest.mark.slow
 def test_a_damaged_model_writes_a_whole_checkpoints_text_or_nothing(king: Path) -> None:
     found = sweep(king, all_mutations(king))
     assert_sound(found)
@@ -449,6 +450,7 @@ def test_a_damaged_model_writes_a_whole_checkpoints_text_or_nothing(king: Path) 
     assert len(WRITING) <= found.count("refused") < 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["last", str(MIDDLE)])
 def test_another_checkpoint_is_as_safe_as_the_best(king: Path, which: str) -> None:
     step = {"last": LAST, str(MIDDLE): MIDDLE}[which]
@@ -585,6 +587,7 @@ def some_mutations(model: Path) -> Iterator[Mutation]:
         )
 
 
+@pytest.mark.slow
 def test_the_sums_are_needed(king: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_sound(sweep(king, some_mutations(king)))
     take_out(monkeypatch, storage, "read_verified", (HASH, "if False:"))
@@ -620,6 +623,7 @@ def test_the_refusal_of_links_is_needed(king: Path, monkeypatch: pytest.MonkeyPa
     assert all("not refused" in violation for violation in violations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("protection", "instead"),
     [

@@ -76,7 +76,7 @@ def without_the_character(values: np.ndarray, text: str) -> np.ndarray:
 
 def test_correlations_are_those_of_numpy_on_the_equations() -> None:
     """Of tanh(c) in float64, over the second half; over the first for the choice."""
-    text = planted_text(900)
+    text = planted_text(400)
     weights = planted_weights()
     ids = PLANTED_VOCABULARY.encode(text)
     cells = []  # from zero, with all that came before: one row of text needs no warming

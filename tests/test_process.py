@@ -247,7 +247,9 @@ def test_errors_show_a_traceback_only_when_asked(trained):
 
 
 @tf
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_saves_says_how_to_resume_and_can(workplace, number):
     process = start(*ENDLESS, "--json")
     wait_for(process, "chars/s")
@@ -278,6 +280,7 @@ def test_a_run_interrupted_before_its_first_step_has_saved_nothing(workplace):
     assert "Traceback" not in stderr
 
 
+@pytest.mark.slow
 @tf
 def test_killed_runs_lose_no_checkpoint_and_end_bit_identical(workplace):
     """Killed in its tracks twice, then resumed, against a run left alone."""
@@ -311,6 +314,7 @@ def test_killed_runs_lose_no_checkpoint_and_end_bit_identical(workplace):
     assert steps[0] == steps[1]
 
 
+@pytest.mark.slow
 @tf
 def test_writing_text_while_a_run_saves_sees_whole_checkpoints(workplace):
     """Checkpoints come and go while another process reads, hundreds of times."""
@@ -338,6 +342,7 @@ def newest(model: str):
     return load_checkpoint(info)
 
 
+@pytest.mark.slow
 @tf
 def test_the_same_command_gives_the_same_weights_in_another_process(workplace):
     """To the last bit, with two parts side by side and both kinds of dropout."""
@@ -351,6 +356,7 @@ def test_the_same_command_gives_the_same_weights_in_another_process(workplace):
         np.testing.assert_array_equal(two.weights[name], weights, err_msg=name)
 
 
+@pytest.mark.slow
 @tf
 def test_one_thread_and_two_learn_the_same(workplace):
     """The parts of a batch change the order of sums and nothing else."""
@@ -411,6 +417,7 @@ def test_a_killed_prepare_leaves_nothing_half_made(tmp_path):
     assert list((tmp_path / "prepared").iterdir()) == []
 
 
+@pytest.mark.slow
 @tf
 def test_training_says_nothing_that_is_not_ours(workplace):
     done = charlstm("train", "king.txt", *TINY, "--epochs", "1")

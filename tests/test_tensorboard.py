@@ -297,6 +297,7 @@ def test_it_does_not_change_the_training(workplace, recipe):
         np.testing.assert_array_equal(got[name], array, err_msg=name)
 
 
+@pytest.mark.slow
 def test_models_stand_side_by_side_and_a_resumed_run_goes_on(workplace):
     for name in ("king", "queen"):
         assert train("--epochs", "1", "--model", name, "--tensorboard", "runs").exit_code == 0
@@ -312,6 +313,7 @@ def test_models_stand_side_by_side_and_a_resumed_run_goes_on(workplace):
     assert list(shown(folder)["loss/validation"]) == [r["step"] for r in history("king")]
 
 
+@pytest.mark.slow
 def test_an_overwritten_model_begins_anew(workplace):
     assert train("--epochs", "2", "--tensorboard", "runs").exit_code == 0
     again = train("--epochs", "1", "--overwrite", "--tensorboard", "runs")
@@ -348,6 +350,7 @@ def full_disk(*args: object, **extra: object) -> None:
     raise tf.errors.ResourceExhaustedError(None, None, message)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_costs_the_curves_only(workplace, monkeypatch):
     import tensorflow as tf
 

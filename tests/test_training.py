@@ -213,7 +213,11 @@ class StopAt:
 @pytest.mark.parametrize(
     ("recipe", "epochs", "stops"),
     # 90 steps an epoch of streams: mid-epoch, on an evaluation, twice in a row.
-    [("default", 2, (1, 37, 52)), ("documents", 2, (1, 37, 52)), ("article", 0.2, (4, 11))],
+    [
+        ("default", 2, (1, 37, 52)),
+        pytest.param("documents", 2, (1, 37, 52), marks=pytest.mark.slow),
+        ("article", 0.2, (4, 11)),
+    ],
 )
 def test_a_resumed_run_is_the_run_never_interrupted(
     training, corpus, tmp_path, recipe, epochs, stops
@@ -250,6 +254,7 @@ def test_a_resumed_run_is_the_run_never_interrupted(
     assert history(pieces) == history(whole)
 
 
+@pytest.mark.slow
 def test_documents_change_what_is_learned_unless_there_is_one_or_they_are_joined(
     training, corpus, tmp_path
 ):
