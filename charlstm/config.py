@@ -326,6 +326,7 @@ def recipe_defaults(
     n_train: int,
     epochs: float | None = None,
     minutes: float | None = None,
+    seq_length: int = SEQ_LENGTH,
     is_fine_tuning: bool = False,
 ) -> TrainingConfig:
     """Return a recipe's training choices for a corpus and a budget.
@@ -335,6 +336,7 @@ def recipe_defaults(
         n_train: Characters of the training part.
         epochs: Budget that was asked for, or None.
         minutes: Likewise.
+        seq_length: Characters in a window.
         is_fine_tuning: Whether it begins with another model's weights.
 
     Returns:
@@ -355,8 +357,9 @@ def recipe_defaults(
             lowercase=True,
         )
     # Small texts cannot fill many rows without each becoming too short to
-    # carry its state anywhere: keep at least ten windows in a row.
-    rows = max(1, min(32, n_train // (10 * SEQ_LENGTH)))
+    # carry its state anywhere: keep at least ten windows in a row, and with
+    # short windows as many characters as those of 50 take.
+    rows = max(1, min(32, n_train // (10 * max(SEQ_LENGTH, seq_length))))
     dropout, recurrent_dropout = adapted_dropout(
         expected_epochs(n_train, epochs=epochs, minutes=minutes), n_train=n_train
     )

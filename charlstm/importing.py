@@ -184,7 +184,8 @@ def _config_json(
     split = split_corpus(n_chars, seq_length=network.seq_length, val_fraction=0.0, name=corpus.name)
     # How it was trained, no file says: these are what training would go on with.
     training = dataclasses.replace(
-        recipe_defaults(recipe, n_train=n_chars), lowercase=corpus.options.lowercase
+        recipe_defaults(recipe, n_train=n_chars, seq_length=network.seq_length),
+        lowercase=corpus.options.lowercase,
     )
     return {
         "charlstm_version": __version__,

@@ -10,8 +10,9 @@ fraction of its time. Where the time goes, and what is done about it:
   (`LSTMBlockCellGrad`) and only the product that carries the error from step
   to step stays in the loop. The weight gradients of all steps are one product,
   after it.
-* What depends on the weights alone (`packed_weights`) is done once for all
-  parts that a batch is cut into.
+* What depends on the weights alone (`pack_weights`) is done once for all parts
+  that a batch is cut into; with more than `MAX_ONE_HOT` characters only the
+  rows in use are multiplied, which are others in each part, and packed there.
 * The gradient that TensorFlow registers for the kernel is not used: it is that
   of the kernel's first version, which packs the gates as i, g, f, o, and so
   silently wrong for this one.

@@ -13,7 +13,7 @@ MAX_EVALUATION_SHARE = 0.05  # of a time budget, saving included
 # The speed is known after this many seconds of steps, or this share of a budget.
 _SPEED_SECONDS, _SPEED_SHARE = 2.0, 0.05
 # Kept free at the end of a time budget for the last evaluation and checkpoint.
-_LAST_SECONDS = 1.0
+_LAST_SECONDS, _SAVING_SECONDS = 1.0, 0.3
 # The speed of the machine may change; a plan that is off by more is made anew.
 PLAN_TOLERANCE = 0.05
 _LOOKS_IN_A_RUN = 20
@@ -191,7 +191,7 @@ class Pace:
         eval_every: int | None,
         is_final: bool,
         asked: int | None,
-        guessed_evaluation: float,
+        evaluation_seconds: float,
         last_seconds: float,
     ) -> StepPlan | None:
         """Fit the steps to the time that is left; to be asked after each step.
@@ -206,8 +206,8 @@ class Pace:
             eval_every: Steps between evaluations; None if not planned.
             is_final: Whether it is the final one.
             asked: More steps than these are not wanted; None for no limit.
-            guessed_evaluation: Seconds that an evaluation and a checkpoint
-                take, as long as there was none.
+            evaluation_seconds: What an evaluation would take, as long as
+                there was none.
             last_seconds: What the run does after its last step, beyond an
                 evaluation and a checkpoint.
 
@@ -225,10 +225,11 @@ class Pace:
             and step - self._marked_step < planned / _LOOKS_IN_A_RUN
         ):
             return None
-        cost = guessed_evaluation
+        cost = evaluation_seconds
         if self._evaluation_seconds is not None:
             cost = self._evaluation_seconds
-        left = self.budget - self.seconds - max(_LAST_SECONDS, 1.5 * cost) - last_seconds
+        ending = max(_LAST_SECONDS, 1.1 * cost + _SAVING_SECONDS) + last_seconds
+        left = self.budget - self.seconds - ending
         a_step = self.seconds_a_step_in_all(step) or self.seconds_a_step
         if asked is not None:
             evaluating = cost * EVALUATIONS_IN_A_RUN

@@ -21,6 +21,7 @@ from charlstm.checkpoint import (
     load_training_state,
 )
 from charlstm.config import (
+    SEQ_LENGTH,
     NetworkConfig,
     RecipeName,
     TrainingConfig,
@@ -146,7 +147,7 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
         raise InputError("there is no text to train on", hint="charlstm train macbeth.txt")
     # Settings and the folder are checked first: they cost nothing.
     recipe = request.recipe or "default"
-    choices = _training_config(recipe, request, n_train=1_000_000)
+    choices = _training_config(recipe, request, n_train=1_000_000, seq_length=SEQ_LENGTH)
     source = find_sources([request.corpus])
     model = model_folder(request.model, source)
     check_model_folder(model, overwrite=request.overwrite)
@@ -174,7 +175,9 @@ def plan_training(request: TrainingRequest, *, progress: Progress | None = None)
     split = split_corpus(
         len(corpus.ids), seq_length=seq_length, val_fraction=val_fraction, name=corpus.name
     )
-    config = _training_config(recipe, request, n_train=split.train_characters)
+    config = _training_config(
+        recipe, request, n_train=split.train_characters, seq_length=seq_length
+    )
     if corpus.options.lowercase != config.lowercase:
         config = dataclasses.replace(config, lowercase=corpus.options.lowercase)
     network = NetworkConfig(
@@ -431,7 +434,7 @@ def _threads(request: TrainingRequest) -> int:
 
 
 def _training_config(
-    recipe: RecipeName, request: TrainingRequest, *, n_train: int
+    recipe: RecipeName, request: TrainingRequest, *, n_train: int, seq_length: int
 ) -> TrainingConfig:
     fields = {f.name for f in dataclasses.fields(TrainingConfig)}
     typed = {name: value for name, value in request.typed.items() if name in fields}
@@ -440,6 +443,7 @@ def _training_config(
         n_train=n_train,
         epochs=typed.get("epochs"),
         minutes=typed.get("minutes"),
+        seq_length=seq_length,
         is_fine_tuning=request.start_from is not None,
     )
     if typed.get("dropout") == 0:  # who wants none means both

@@ -285,6 +285,7 @@ def train_command(
         n_train=n_train if isinstance(n_train, int) else about["characters"],
         epochs=training.epochs,
         minutes=training.minutes,
+        seq_length=network.seq_length,
         is_fine_tuning=began_with is not None,
     )
     source = _source(about)

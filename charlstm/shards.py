@@ -16,6 +16,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.unsignedinteger]
 # A slice up to this long is an array, a longer one another `ShardedIds`.
 _COPIED = 1 << 22
+_STRETCHES = 100  # of a sample
 
 
 class ShardedIds:
@@ -159,6 +160,25 @@ class Windows:
             raise IndexError(f"there are {len(self):,} windows")
         starts = np.where(starts < 0, starts + len(self), starts)
         return self.ids[starts[..., None] + np.arange(self.shape[1])]
+
+
+def sample_ids(ids: Ids, n: int) -> Array:
+    """Take a sample that is spread over a text, whose parts may differ.
+
+    Args:
+        ids: `(characters,)` ids.
+        n: At most so many characters, 1 or more.
+
+    Returns:
+        All of a text that is not longer than `n`; else stretches of equal
+        length at equal distances, the first at the beginning and the last at
+        the end.
+    """
+    if len(ids) <= n:
+        return np.asarray(ids[:])
+    length = -(-n // _STRETCHES)
+    starts = np.linspace(0, len(ids) - length, n // length).astype(np.int64)
+    return np.concatenate([np.asarray(ids[a : a + length]) for a in starts.tolist()])
 
 
 def expect(ids: Any, *, start: int, stop: int) -> None:

@@ -35,6 +35,7 @@ from charlstm.model import (
 )
 from charlstm.scoring import score_ids
 from charlstm.shards import Ids as CorpusIds
+from charlstm.shards import sample_ids
 
 WARM_UP_STEPS = 200
 FINAL_LEARNING_RATE = 0.01  # share of the peak
@@ -117,14 +118,14 @@ def log_frequencies(ids: CorpusIds, vocabulary_size: int) -> np.ndarray:
     """Give the logits that guess by how frequent each character is.
 
     Args:
-        ids: `(characters,)`; of a long text the first million is looked at.
-        vocabulary_size: Number of characters; one that is not there counts
-            as there once.
+        ids: `(characters,)`; of a long text a sample of a million is looked at.
+        vocabulary_size: Number of characters; each counts once more than it is
+            there, so that none has a share of 0.
 
     Returns:
         `(vocab,)` float32, the logarithms of shares that sum to 1.
     """
-    counts = np.bincount(np.asarray(ids[:ENOUGH_CHARACTERS]), minlength=vocabulary_size) + 1.0
+    counts = np.bincount(sample_ids(ids, ENOUGH_CHARACTERS), minlength=vocabulary_size) + 1.0
     logits: np.ndarray = np.log(counts / counts.sum()).astype(np.float32)
     return logits
 
@@ -248,12 +249,28 @@ class Trainer(abc.ABC):
         Args:
             ids: `(characters,)`, at least 2.
             documents: Where documents begin in it, or None.
-            max_chunks: Stop after so many chunks, which traces the graph
-                without the work; the result is then meaningless.
+            max_chunks: Stop after so many chunks, which traces the graph and
+                shows what one takes; the result is then meaningless.
 
         Returns:
             Nats/char.
         """
+
+    @abc.abstractmethod
+    def evaluation_chunks(self, n_chars: int) -> int:
+        """Return the number of chunks that `evaluate` takes, of equal work each.
+
+        Args:
+            n_chars: Length of the text, at least 2.
+        """
+
+    def carried_states(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Copy out the states that are carried, if any: h and c of each layer.
+
+        Returns:
+            `(batch, units)` float32 each.
+        """
+        return []
 
     def arrays(self) -> Arrays:
         """Return what `state.safetensors` holds."""
@@ -470,6 +487,10 @@ class StreamTrainer(Trainer):
         rows = EvaluationRows(ids, documents)
         return self._nats_of(rows, slice(0, rows.n_rows), max_chunks) / rows.n_scored
 
+    def evaluation_chunks(self, n_chars: int) -> int:
+        """Count stretches of all rows."""
+        return -(-EvaluationRows(np.broadcast_to(np.uint8(0), n_chars)).width // EVALUATION_CHUNK)
+
     def _nats_of(self, rows: EvaluationRows, mine: slice, max_chunks: int | None) -> float:
         """Sum the nats of some of an evaluation's rows."""
         states = self.model.zero_states(mine.stop - mine.start)
@@ -498,7 +519,7 @@ class StreamTrainer(Trainer):
         return arrays
 
     def carried_states(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Copy the states of all rows out, h and c of each layer."""
+        """Copy the states of all rows out."""
         return [(h.numpy(), c.numpy()) for h, c in self.states]
 
     def restore_states(self, arrays: Arrays) -> None:
@@ -606,10 +627,14 @@ class ArticleTrainer(Trainer):
     ) -> float:
         """Return nats/char with the window sliding over the text; nothing is traced."""
         if max_chunks is not None:
-            return 0.0
+            ids = ids[: max(2, max_chunks * EVALUATION_CHUNK)]
         return score_ids(
             LSTMStep(self.network, get_weights(self.model)), np.asarray(ids)
         ).nats_per_char
+
+    def evaluation_chunks(self, n_chars: int) -> int:
+        """Count stretches of the text."""
+        return -(-n_chars // EVALUATION_CHUNK)
 
 
 def make_trainer(

@@ -58,6 +58,7 @@ from charlstm.models import (
 from charlstm.pacing import EVALUATIONS_IN_A_RUN, PLAN_TOLERANCE, Pace
 from charlstm.progress import Progress, Reporter
 from charlstm.scoring import unigram_entropy
+from charlstm.shards import sample_ids
 from charlstm.stopping import StopRules
 from charlstm.storage import shown
 from charlstm.trainers import ENOUGH_CHARACTERS, WARM_UP_STEPS, TrainerState, make_trainer
@@ -79,6 +80,9 @@ ARTICLE_SAMPLE_LENGTH = 60  # each character costs a window
 MAX_FAILURES = 3
 # Closer to the entropy of single characters than this, in nats, is nothing learned.
 _LITTLE = 0.05
+# Cell states that ran away are in the hundreds, or, a window after they were
+# zero, near 50; those of networks that learn were under 15 by then.
+_RUN_AWAY = 30.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,7 +102,9 @@ class TrainingResult:
             dropout and over changing weights, so not to be compared with
             `val_loss`.
         val_loss: Last validation loss, or None.
-        best_val_loss: That of the best checkpoint, over the whole tail.
+        best_val_loss: That of the best checkpoint.
+        evaluated_characters: How much of the tail, from its beginning, that
+            loss is of.
         best_step: The best checkpoint's step; None if nothing was saved.
     """
 
@@ -112,6 +118,7 @@ class TrainingResult:
     train_loss: float | None
     val_loss: float | None
     best_val_loss: float | None
+    evaluated_characters: int
     best_step: int | None
 
 
@@ -259,7 +266,14 @@ class Run:
         self.held_records: list[tuple[str, dict[str, Any]]] = []
         self._set_plan_by_steps()
         self.is_duration_told = False
-        self.is_evaluation_traced = False
+        self.is_evaluation_timed = False
+        self.seconds_a_chunk = 0.0
+        n_val, chunks = len(self.val_ids), self.trainer.evaluation_chunks
+        self.n_chunks = chunks(min(n_val, MAX_TRAINING_EVALUATION)) if n_val else 0
+        # At the end the best checkpoint is evaluated again, if there is more to read.
+        self.n_last_chunks = 0
+        if n_val > MAX_TRAINING_EVALUATION:
+            self.n_last_chunks = chunks(min(n_val, MAX_FINAL_EVALUATION))
         self.last_save = self.last_sample = clock()
 
     # -- the plan --------------------------------------------------------------
@@ -319,17 +333,19 @@ class Run:
 
         The final plan is stored and kept, by a resumed session too.
         """
+        if self.pace.budget is None or not self.pace.is_known:
+            return
         state = self.state
-        n_val = len(self.val_ids)
-        n_more = max(0, min(n_val, MAX_FINAL_EVALUATION) - MAX_TRAINING_EVALUATION)
+        if not self.is_evaluation_timed:
+            self._time_evaluation()
         plan = self.pace.plan(
             step=state.step,
             planned=state.total_steps if self.is_planned_by_time else None,
             eval_every=state.eval_every,
             is_final=state.is_plan_final,
             asked=self._most_steps,
-            guessed_evaluation=self._guess_evaluation(min(n_val, MAX_TRAINING_EVALUATION)),
-            last_seconds=self._guess_evaluation(n_more),
+            evaluation_seconds=self.n_chunks * self.seconds_a_chunk,
+            last_seconds=self.n_last_chunks * self.seconds_a_chunk,
         )
         if plan is None:
             return
@@ -345,9 +361,17 @@ class Run:
         state.eval_every = plan.eval_every or state.eval_every
         self._plan(plan.total_steps)
 
-    def _guess_evaluation(self, n_chars: int) -> float:
-        """Guess the seconds that an evaluation takes: less than half of training on it."""
-        return 0.3 * n_chars * self.pace.seconds_a_step / self.trainer.batches.characters_per_step
+    def _time_evaluation(self) -> None:
+        """Trace the graph of an evaluation, which is no part of what one takes, and time it."""
+        self.is_evaluation_timed = True
+        if not len(self.val_ids):
+            return
+        before = self.pace.seconds
+        self._validate(MAX_TRAINING_EVALUATION, max_chunks=1)
+        traced = self.pace.seconds
+        self._validate(MAX_TRAINING_EVALUATION, max_chunks=1)
+        self.seconds_a_chunk = self.pace.seconds - traced
+        self.pace.leave_out(self.pace.seconds - before)
 
     # -- the loop --------------------------------------------------------------
 
@@ -388,14 +412,16 @@ class Run:
             self._tell_duration()
             is_due = state.eval_every is not None and state.step % state.eval_every == 0
             if is_due or state.step == state.total_steps:
+                if not self.is_evaluation_timed:
+                    self._time_evaluation()
                 before = self.pace.seconds
-                tracing = self._evaluate()
+                self._evaluate()
                 if self._is_lost():
                     self._begin_anew()
                     state = self.state
                     continue
                 self._save()
-                self.pace.count_evaluation(self.pace.seconds - before - tracing)
+                self.pace.count_evaluation(self.pace.seconds - before)
                 self._plan_by_time()
             elif self.should_save():
                 self._save()
@@ -453,26 +479,16 @@ class Run:
             )
         )
 
-    def _evaluate(self) -> float:
-        """Take the training loss since the last time, and the validation loss.
-
-        Returns:
-            Seconds that went to tracing, which happens once.
-        """
+    def _evaluate(self) -> None:
+        """Take the training loss since the last time, and the validation loss."""
         state = self.state
-        tracing = 0.0
-        if len(self.val_ids) and not self.is_evaluation_traced:
-            # Done once, so it must not count as what an evaluation takes.
-            before = self.pace.seconds
-            self._validate(MAX_TRAINING_EVALUATION, max_chunks=1)
-            tracing = self.pace.seconds - before
-            self.pace.leave_out(tracing)
-            self.is_evaluation_traced = True
         if state.loss_count:
             state.train_loss = state.loss_sum / state.loss_count
             state.loss_sum, state.loss_count = 0.0, 0
         if len(self.val_ids):
+            before = self.pace.seconds
             state.val_loss = self._validate(MAX_TRAINING_EVALUATION)
+            self.seconds_a_chunk = (self.pace.seconds - before) / self.n_chunks
         loss = state.train_loss if state.val_loss is None else state.val_loss
         if loss is not None and (state.best_loss is None or loss < state.best_loss):
             state.best_loss, state.stale_evaluations = loss, 0
@@ -492,7 +508,6 @@ class Run:
         self.good = self._point()
         self.reporter.evaluated(record)
         self.reporter.network(state.step, self.good.weights)
-        return tracing
 
     def _validate(self, most: int, *, max_chunks: int | None = None) -> float:
         """Return the loss on the held-out tail, up to so many characters."""
@@ -514,7 +529,7 @@ class Run:
         if failed.n_failures >= MAX_FAILURES:
             raise TrainingError(
                 f"the loss is not finite at step {failed.step + 1:,}, after {MAX_FAILURES} "
-                "attempts with half the learning rate each; the checkpoints are kept",
+                f"attempts with half the learning rate each{self._what_is_kept()}",
                 hint="train anew with a smaller --learning-rate",
             )
         self._go_back(self.good)
@@ -523,26 +538,39 @@ class Run:
             f"{self.state.step:,} with half the learning rate"
         )
 
-    def _is_lost(self) -> bool:
-        """Say whether the network has learned nothing but how frequent each character is.
+    def _what_is_kept(self) -> str:
+        if not self.is_writer:
+            return ""
+        if self.replaces_old:
+            return "; the old model is kept"
+        checkpoints = list_checkpoints(self.model)
+        if not checkpoints:
+            return "; there is no checkpoint yet"
+        return f"; the best checkpoint, of step {best_checkpoint(checkpoints).step:,}, is kept"
 
-        Long after the warm-up that means that its cell states grew without
-        bound at the start, where no gradient brings them back.
+    def _is_lost(self) -> bool:
+        """Say whether the cell states ran away before anything was learned.
+
+        Long after the warm-up the loss is then still that of guessing by how
+        frequent each character is, and no gradient brings the states back. A
+        text that has no more to learn ends there too, with states near 0.
         """
         state = self.state
         is_early = state.step < 2 * WARM_UP_STEPS or self.config.recipe == "article"
         # What another model has learned cannot be told from its beginning.
         if is_early or state.n_failures or self.started_from or state.train_loss is None:
             return False
-        ids = self.corpus.ids[: min(self.n_train, ENOUGH_CHARACTERS)]
-        return state.train_loss > unigram_entropy(np.asarray(ids)) - _LITTLE
+        ids = sample_ids(self.corpus.ids[: self.n_train], ENOUGH_CHARACTERS)
+        if state.train_loss < unigram_entropy(ids) - _LITTLE:
+            return False
+        return any(np.abs(c).max() > _RUN_AWAY for _, c in self.trainer.carried_states())
 
     def _begin_anew(self) -> None:
         """Begin again, once, with the same weights and half the learning rate."""
         failed = self.state
         self._go_back(self.initial)
         self._set_plan_by_steps()
-        self.is_planned_by_time = False
+        self.is_planned_by_time = self.state.is_plan_final = False
         self.reporter.note(
             f"after {failed.step:,} steps nothing is learned but how frequent each character "
             "is: beginning anew with half the learning rate"
@@ -750,15 +778,16 @@ class Run:
         checkpoints = list_checkpoints(self.model) if is_ours else []
         best = best_checkpoint(checkpoints) if checkpoints else None
         best_val_loss = None if best is None else best.val_loss
-        is_longer = len(self.val_ids) > MAX_TRAINING_EVALUATION
+        n_evaluated = min(len(self.val_ids), MAX_TRAINING_EVALUATION)
         # All workers evaluate, and none ends before the first one has saved.
         is_saved = best is not None if self.group is None else self.group.share(best is not None)
-        if is_saved and is_longer and stopped != "interrupted":
+        if is_saved and self.n_last_chunks and stopped != "interrupted":
             weights = {} if best is None else load_checkpoint(best).weights
             if self.group is not None:
                 weights = self.group.share_arrays(weights)
             set_weights(self.trainer.model, weights)
             best_val_loss = self._validate(MAX_FINAL_EVALUATION)
+            n_evaluated = min(len(self.val_ids), MAX_FINAL_EVALUATION)
         return TrainingResult(
             stopped=stopped,
             epochs=self.epoch,
@@ -770,5 +799,6 @@ class Run:
             train_loss=state.train_loss,
             val_loss=state.val_loss,
             best_val_loss=best_val_loss,
+            evaluated_characters=n_evaluated,
             best_step=None if best is None else best.step,
         )

@@ -243,6 +243,16 @@ def test_the_default_recipe_leaves_the_budget_open_and_holds_out_a_tenth() -> No
 )
 def test_small_texts_get_fewer_rows_of_ten_windows_at_least(n_train: int, rows: int) -> None:
     assert recipe_defaults("default", n_train=n_train).batch_size == rows
+    for shorter in (9, 50):
+        assert recipe_defaults("default", n_train=n_train, seq_length=shorter).batch_size == rows
+
+
+@pytest.mark.parametrize(
+    ("n_train", "seq_length", "rows"),
+    [(20_000, 500, 4), (90_000, 500, 18), (159_999, 500, 31), (160_000, 500, 32), (70, 60, 1)],
+)
+def test_long_windows_get_fewer_rows(n_train: int, seq_length: int, rows: int) -> None:
+    assert recipe_defaults("default", n_train=n_train, seq_length=seq_length).batch_size == rows
 
 
 @given(n_train=st.integers(0, 10**10))

@@ -50,7 +50,7 @@ class Machine:
             eval_every=self.eval_every,
             is_final=self.is_final,
             asked=self.asked,
-            guessed_evaluation=self.guess,
+            evaluation_seconds=self.guess,
             last_seconds=0.0,
         )
         if plan is not None:
@@ -228,7 +228,7 @@ def test_nothing_is_planned_before_the_speed_is_known():
         "eval_every": None,
         "is_final": False,
         "asked": None,
-        "guessed_evaluation": 0.1,
+        "evaluation_seconds": 0.1,
         "last_seconds": 0.0,
     }
     pace = Pace(lambda: now[0], started=0.0, budget=60.0)

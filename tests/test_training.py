@@ -17,7 +17,7 @@ from charlstm.corpus import Corpus, prepare_corpus
 from charlstm.engine import LSTMStep
 from charlstm.errors import TrainingError
 from charlstm.logs import read_log
-from charlstm.models import choose_checkpoint, list_checkpoints
+from charlstm.models import best_checkpoint, choose_checkpoint, list_checkpoints
 from charlstm.progress import Progress, Reporter
 from charlstm.reading import CorpusOptions
 from charlstm.scoring import score_ids, unigram_entropy
@@ -68,7 +68,7 @@ def make(training, corpus, model, *, recipe="default", steps_of=None, **options)
         key: options.pop(key)
         for key in (
             *("epochs", "minutes", "patience", "learning_rate", "dropout", "random_seed"),
-            "join_documents",
+            *("join_documents", "val_fraction"),
         )
         if key in options
     }
@@ -324,6 +324,22 @@ class Clock:
         return self.now
 
 
+def at_work(run, clock, *, a_step: float, a_chunk: float):
+    """Let the clock go on while the run takes steps and evaluates, and at no other time."""
+    take_step, evaluate = run.trainer.train_step, run.trainer.evaluate
+
+    def step(state):
+        clock.now += a_step
+        return take_step(state)
+
+    def validate(ids, *, documents=None, max_chunks=None):
+        clock.now += a_chunk * (max_chunks or run.trainer.evaluation_chunks(len(ids)))
+        return evaluate(ids, documents=documents, max_chunks=max_chunks)
+
+    run.trainer.train_step, run.trainer.evaluate = step, validate
+    return run
+
+
 def test_minutes_are_an_upper_bound_that_is_used(training, corpus, tmp_path):
     class Rates(Reporter):
         def __init__(self) -> None:
@@ -385,11 +401,15 @@ def test_epochs_that_fit_the_minutes_are_planned_from_the_first_step(training, c
 
 def test_more_minutes_go_on_without_a_leap_of_the_learning_rate(training, corpus, tmp_path):
     model = folder(tmp_path, "m")
-    options = {"clock": Clock(0.05), "started": 0.0}
-    make(training, corpus, model, minutes=1, **options).run()
+
+    def begin(**options):
+        clock = Clock(0.0)
+        run = make(training, corpus, model, clock=clock, started=0.0, **options)
+        return at_work(run, clock, a_step=0.3, a_chunk=0.05)
+
+    begin(minutes=1).run()
     info = list_checkpoints(model)[-1]
-    options = {"clock": Clock(0.05), "started": 0.0}
-    more = make(training, corpus, model, minutes=1.25, resume_from=info, **options)
+    more = begin(minutes=1.25, resume_from=info)
     assert more.state.total_steps == pytest.approx(1.25 * info.step, rel=0.05)
     rates = []
     take_step = more.trainer.train_step
@@ -405,6 +425,44 @@ def test_more_minutes_go_on_without_a_leap_of_the_learning_rate(training, corpus
     assert max(rates) < 0.52 * more.config.learning_rate
     # The plan may be off by a tenth of what was left when it was resumed.
     assert rates[-1] < 0.06 * more.config.learning_rate
+
+
+@pytest.mark.parametrize("minutes", [1, 3])
+@pytest.mark.parametrize("a_chunk", [0.05, 0.5])
+@pytest.mark.parametrize("limits", [(200, 10_000), (300, 500), (10_000, 10_000)])
+def test_minutes_hold_the_evaluation_at_the_end(
+    training, corpus, tmp_path, monkeypatch, minutes, a_chunk, limits
+):
+    """Of the best checkpoint, on more of the held-out text than before."""
+    for name, limit in zip(("TRAINING", "FINAL"), limits, strict=True):
+        monkeypatch.setattr(training, f"MAX_{name}_EVALUATION", limit)
+    clock = Clock(0.0)
+    run = make(
+        training, corpus, folder(tmp_path, "m"), minutes=minutes, val_fraction=0.5, clock=clock,
+        started=0.0,
+    )  # fmt: skip
+    n_val = run.split.val_characters
+    assert n_val > 1_000
+    result = at_work(run, clock, a_step=0.4, a_chunk=a_chunk).run()
+    assert 0.93 * minutes * 60 < result.seconds < 1.01 * minutes * 60
+    assert result.evaluated_characters == min(n_val, limits[1])
+
+
+def test_the_printed_loss_is_of_the_characters_that_it_names(
+    training, corpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "MAX_TRAINING_EVALUATION", 100)
+    monkeypatch.setattr(training, "MAX_FINAL_EVALUATION", 250)
+    model = folder(tmp_path, "m")
+    run = make(training, corpus, model, epochs=2)
+    result = run.run()
+    best = load_checkpoint(best_checkpoint(list_checkpoints(model)))
+    assert result.evaluated_characters == 250 < result.val_characters
+    score = score_ids(LSTMStep(best.network, best.weights), np.asarray(run.val_ids[:250]))
+    assert result.best_val_loss == pytest.approx(score.nats_per_char, abs=1e-4)
+    asked = make(training, corpus, model, epochs=3, should_stop=iter([False] * 9 + [True]).__next__,
+        resume_from=list_checkpoints(model)[-1])  # fmt: skip
+    assert asked.run().evaluated_characters == 100
 
 
 def test_a_budget_of_no_time_at_all_gives_a_model(training, corpus, tmp_path):
@@ -534,11 +592,15 @@ def test_a_loss_that_stays_not_finite_stops_with_the_checkpoint_kept(
     assert all(np.isfinite(w).all() for w in load_checkpoint(info).weights.values())
 
 
+RAN_AWAY = [(np.zeros((5, 6)), np.full((5, 6), 3.0)), (np.zeros((5, 6)), np.eye(5, 6) * -50)]
+
+
 def test_a_run_that_learns_nothing_begins_anew_once(training, corpus, tmp_path, monkeypatch):
     """As one whose cell states ran away in its first steps."""
     entropy = unigram_entropy(np.asarray(corpus.ids[:2_000]))
     model, reporter = folder(tmp_path, "m"), Notes()
     run = make(training, corpus, model, epochs=14, reporter=reporter)
+    monkeypatch.setattr(run.trainer, "carried_states", lambda: RAN_AWAY)
     real = run.trainer.train_step
     monkeypatch.setattr(
         run.trainer,
@@ -555,6 +617,80 @@ def test_a_run_that_learns_nothing_begins_anew_once(training, corpus, tmp_path, 
     assert steps == sorted({*range(every, result.steps + 1, every), result.steps})
     assert result.train_loss < entropy - 0.3
     assert max(info.step for info in list_checkpoints(model)) == result.steps
+
+
+def test_a_run_of_which_there_is_nothing_to_learn_goes_on(training, tmp_path):
+    """Its loss is that of guessing by frequency, too, and its cell states are calm."""
+    letters = np.random.default_rng(5).choice(list("acgt"), 3_000)
+    (tmp_path / "acgt.txt").write_text("".join(letters), encoding="utf-8")
+    corpus = prepare_corpus(
+        tmp_path / "acgt.txt", options=CorpusOptions(), output=tmp_path / "prepared"
+    )
+    reporter = Notes()
+    run = make(training, corpus, folder(tmp_path, "m"), epochs=10, reporter=reporter)
+    result = run.run()
+    assert result.steps > 420
+    assert abs(result.train_loss - math.log(4)) < 0.05
+    assert run.state.n_failures == 0
+    assert not any("anew" in note for note in reporter.notes)
+
+
+def test_a_text_of_two_halves_is_not_judged_by_its_first(training, trainers, tmp_path, monkeypatch):
+    """Of a long text a sample is counted, which must be spread over all of it."""
+    rng = np.random.default_rng(6)
+    text = "".join(rng.choice(list("ab"), 2_000)) + "".join(
+        rng.choice(list("cdefghijklmnop"), 2_000)
+    )
+    (tmp_path / "halves.txt").write_text(text, encoding="utf-8")
+    corpus = prepare_corpus(
+        tmp_path / "halves.txt", options=CorpusOptions(), output=tmp_path / "prepared"
+    )
+    for module in (training, trainers):
+        monkeypatch.setattr(module, "ENOUGH_CHARACTERS", 1_000)
+    run = make(training, corpus, folder(tmp_path, "m"), epochs=9, val_fraction=0.0)
+    monkeypatch.setattr(run.trainer, "carried_states", lambda: RAN_AWAY)
+    run.state.step, run.state.train_loss = 500, 1.9  # of 2.36 by frequency, and 0.7 in the first
+    assert not run._is_lost()
+    run.state.train_loss = 2.4
+    assert run._is_lost()
+    shares = np.exp(run.trainer.model.dense.bias.numpy())
+    assert shares[:2] == pytest.approx(0.25, abs=0.03)
+    assert shares[2:] == pytest.approx(0.5 / 14, abs=0.02)
+
+
+def test_a_run_that_begins_anew_does_not_blame_the_machine(training, corpus, tmp_path, monkeypatch):
+    reporter, clock = Notes(), Clock(0.0)
+    run = make(
+        training, corpus, folder(tmp_path, "m"), minutes=4, clock=clock, started=0.0,
+        reporter=reporter,
+    )  # fmt: skip
+    monkeypatch.setattr(run.trainer, "carried_states", lambda: RAN_AWAY)
+    real = run.trainer.train_step
+    run.trainer.train_step = lambda state: real(state) if state.n_failures else (3.5, 45)
+    result = at_work(run, clock, a_step=0.3, a_chunk=0.05).run()
+    assert sum("beginning anew" in note for note in reporter.notes) == 1
+    assert not any("speed changed" in note for note in reporter.notes)
+    assert 0.9 * 240 < result.seconds <= 240 * 1.05
+
+
+@pytest.mark.parametrize(
+    ("bad_step", "overwrite", "told"),
+    [
+        (0, False, "there is no checkpoint yet"),
+        (0, True, "the old model is kept"),
+        (30, False, "the best checkpoint, of step 30, is kept"),
+    ],
+)
+def test_what_is_kept_when_the_loss_stays_not_finite_is_told(
+    training, corpus, tmp_path, monkeypatch, bad_step, overwrite, told
+):
+    run = make(training, corpus, folder(tmp_path, "m"), epochs=2)
+    real = run.trainer.train_step
+    monkeypatch.setattr(
+        run.trainer, "train_step", lambda s: (math.nan, 45) if s.step >= bad_step else real(s)
+    )
+    with pytest.raises(TrainingError, match=told):
+        run.run(overwrite=overwrite)
 
 
 def test_going_back_drops_what_was_saved_on_the_way_to_the_failure(

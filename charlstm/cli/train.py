@@ -428,10 +428,12 @@ def _print_result(plan: TrainingPlan, result: TrainingResult, *, as_json: bool) 
         )
     click.echo(f"model: {printable(str(plan.model))} (best checkpoint: step {result.best_step:,})")
     if result.best_val_loss is not None:
+        n, n_evaluated = result.val_characters, result.evaluated_characters
+        part = f"the first {n_evaluated:,} of " if n_evaluated < n else ""
         click.echo(
             f"validation loss: {result.best_val_loss:.4f} nats/char, "
             f"{result.best_val_loss / math.log(2):.4f} bits/char "
-            f"on {result.val_characters:,} held-out characters"
+            f"on {part}{n:,} held-out characters"
         )
     elif result.train_loss is not None:
         click.echo(f"training loss: {result.train_loss:.4f} nats/char (no held-out text)")
