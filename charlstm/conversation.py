@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from charlstm.engine import one_blas_thread
 from charlstm.errors import ConfigError, InputError, printable
@@ -19,6 +20,8 @@ from charlstm.generation import Voice, fit_seed_text
 from charlstm.sampling import Sampler, SamplingConfig
 from charlstm.stopping import Ending, StopRules
 
+# What Mirostat does without, and gives back.
+_BY_MIROSTAT = ("top_k", "top_p", "min_p", "typical_p", "temperature")
 _RULES = ("length", "lines", "until_sentence")
 _NUMBERS = {field.name for field in dataclasses.fields(SamplingConfig)}
 _WHOLE = {"top_k", "beams", "length", "lines"}
@@ -59,7 +62,7 @@ class Conversation:
         self._random_seed = random_seed
         self._unknown = unknown
         self.sampling = sampling
-        self._without_mirostat = dataclasses.replace(sampling, mirostat=None)
+        self._before_mirostat = {name: getattr(sampling, name) for name in _BY_MIROSTAT}
         self.rules = rules
         if sampling.beams > 1:
             raise ConfigError(_NO_BEAMS)
@@ -70,6 +73,7 @@ class Conversation:
         self._reader = self._voice.reader(batch=1)
         self._sampler = Sampler(self.sampling, random_seeds=[self._random_seed])
         self._last = ""
+        self._unsaid: npt.NDArray[np.integer] | None = None
 
     def say(self, text: str) -> str:
         """Add what a person wrote.
@@ -89,6 +93,8 @@ class Conversation:
             unknown=self._unknown,
             what="this line",
         )
+        if known:
+            self._unsaid = None
         if known and self._last not in ("", "\n") and "\n" in self._voice.vocabulary:
             self._read("\n")
         self._read(known)
@@ -103,13 +109,22 @@ class Conversation:
         characters = self._voice.vocabulary.characters
         if not self._last:
             self._read(self._voice.beginning)
+        unsaid, self._unsaid = self._unsaid, None
         ending = Ending(self.rules)
         with one_blas_thread():
-            while ending.stopped is None:
-                ids = self._sampler.pick(self._reader.logits())
-                self._reader.read(ids)
-                self._last = characters[int(ids[0])]
-                piece = ending.push(self._last)
+            stopped = ending.stopped
+            while stopped is None:
+                ids = self._sampler.pick(self._reader.logits()) if unsaid is None else unsaid
+                unsaid = None
+                character = characters[int(ids[0])]
+                piece = ending.push(character)
+                stopped = ending.stopped
+                if stopped == "sentence":
+                    # It only told that the sentence is over: the next turn begins with it.
+                    self._unsaid = ids
+                else:
+                    self._reader.read(ids)
+                    self._last = character
                 if piece:
                     yield piece
 
@@ -165,9 +180,12 @@ class Conversation:
         sampling = self.sampling.adjusted(**{name: value})
         if name == "mirostat":
             if value is None and self.sampling.mirostat is not None:
-                sampling = self._without_mirostat
+                before = dict(self._before_mirostat)
+                if self.sampling.temperature != 1:  # typed since
+                    del before["temperature"]
+                sampling = dataclasses.replace(sampling, **before)
             elif self.sampling.mirostat is None:
-                self._without_mirostat = self.sampling
+                self._before_mirostat = {n: getattr(self.sampling, n) for n in _BY_MIROSTAT}
         self.sampling = sampling
         self._sampler.change(sampling)
 

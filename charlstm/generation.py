@@ -370,7 +370,11 @@ def write_texts(
     if rules.max_length == 0:
         yield from (Piece(n, "", "length") for n in range(len(seed_texts)))
         return
-    seeds = [voice.vocabulary.encode(text or voice.beginning) for text in seed_texts]
+    # Many texts may share a long seed.
+    encoded = {
+        text: voice.vocabulary.encode(text or voice.beginning) for text in dict.fromkeys(seed_texts)
+    }
+    seeds = [encoded[text] for text in seed_texts]
     with one_blas_thread():
         for group in _groups(seeds, 1 if sampling.beams > 1 else TEXTS_AT_ONCE):
             texts = [
@@ -464,6 +468,10 @@ class _Text:
         return self._ending.max_length
 
     @property
+    def needs_logits(self) -> bool:
+        return self._n_alternatives > 0
+
+    @property
     def is_over(self) -> bool:
         return self._ending.stopped is not None
 
@@ -524,7 +532,9 @@ def _read_seeds(voice: Voice, seeds: Ids) -> Reader:
 
 def _write_by_beams(voice: Voice, seeds: Ids, text: _Text, beams: int) -> Iterator[Piece]:
     reader = _read_seeds(voice, seeds)
-    for next_id, logits in search_beams(reader, beams=beams, length=text.max_length):
+    for next_id, logits in search_beams(
+        reader, beams=beams, length=text.max_length, keeps_logits=text.needs_logits
+    ):
         piece = text.push(next_id, logits)
         if piece is not None:
             yield piece
@@ -532,7 +542,9 @@ def _write_by_beams(voice: Voice, seeds: Ids, text: _Text, beams: int) -> Iterat
             return
 
 
-def search_beams(reader: Reader, *, beams: int, length: int) -> Iterator[tuple[int, Logits]]:
+def search_beams(
+    reader: Reader, *, beams: int, length: int, keeps_logits: bool = True
+) -> Iterator[tuple[int, Logits]]:
     """Look for a likely text by following several at once.
 
     At each step every text is continued by every character, and the likeliest
@@ -542,9 +554,12 @@ def search_beams(reader: Reader, *, beams: int, length: int) -> Iterator[tuple[i
         reader: It has read one text.
         beams: Texts that are followed, at least 1; with 1 it is argmax.
         length: Characters in all.
+        keeps_logits: Whether they are asked for: paths that disagree for long
+            keep many of them.
 
     Yields:
-        The id of each character, and the `(vocab,)` logits it was scored by.
+        The id of each character, and the `(vocab,)` logits it was scored by;
+        `(0,)` where they are not kept.
 
     References:
         Lowerre, 1976, The HARPY Speech Recognition System; Graves, 2012,
@@ -553,14 +568,17 @@ def search_beams(reader: Reader, *, beams: int, length: int) -> Iterator[tuple[i
     logits = reader.logits()
     scores = np.zeros(1)
     paths: list[list[tuple[int, Logits]]] = [[]]
+    n_kept = logits.shape[-1] if keeps_logits else 0
     for n in range(length):
         totals = (scores[:, None] + log_softmax(logits)).ravel()
         best = _largest(totals, beams)
         parents, ids = np.divmod(best, logits.shape[-1])
         # Only differences count, and sums over a long text would lose them.
         scores = totals[best] - totals[best[0]]
+        # A copy: a view would keep the rows of all paths.
+        kept = {parent: logits[parent, :n_kept].copy() for parent in set(parents.tolist())}
         paths = [
-            [*paths[parent], (next_id, logits[parent])]
+            [*paths[parent], (next_id, kept[parent])]
             for parent, next_id in zip(parents.tolist(), ids.tolist(), strict=True)
         ]
         if n + 1 == length:

@@ -205,7 +205,7 @@ class Writer:
             SeedTextError: If the seed has unknown characters.
             ConfigError: If a setting is out of range or there is no such one.
         """
-        rules = _rules(length, stop, until_sentence, lines)
+        rules = self._rules(length, stop, until_sentence, lines)
         config = self.sampling(**sampling)
         random_seeds = make_random_seeds(random_seed, n_samples=1)
         seeds = self.seeds(seed_text, random_seeds, unknown=unknown)
@@ -256,10 +256,18 @@ class Writer:
             self.seeds(seed_text, random_seeds, unknown=unknown),
             random_seeds=random_seeds,
             sampling=self.sampling(**sampling),
-            rules=_rules(length, stop, until_sentence, lines),
+            rules=self._rules(length, stop, until_sentence, lines),
         ):
             texts[piece.sample].write(piece.text)
         return [text.getvalue() for text in texts]
+
+    def _rules(
+        self, length: int | None, stop: Sequence[str], until_sentence: bool, lines: int | None
+    ) -> StopRules:
+        stops = (stop,) if isinstance(stop, str) else stop
+        # As the model's text was cleaned, or they would never be met.
+        cleaned = tuple(self.voice.clean(text) for text in stops)
+        return StopRules(length=length, stops=cleaned, until_sentence=until_sentence, lines=lines)
 
     def sampling(self, **given: Unpack[SamplingOptions]) -> SamplingConfig:
         """Return the model's own way to pick characters, changed.
@@ -320,13 +328,6 @@ class Writer:
         ((step, vocabulary, _),) = self.voice.parts
         known = fit_seed_text(self.voice.clean(text), vocabulary, unknown=unknown, what="the text")
         return score_ids(step, vocabulary.encode(known))
-
-
-def _rules(
-    length: int | None, stop: Sequence[str], until_sentence: bool, lines: int | None
-) -> StopRules:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
-    return StopRules(length=length, stops=stops, until_sentence=until_sentence, lines=lines)
 
 
 def make_random_seeds(random_seed: int | None, *, n_samples: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,15 @@ def test_seeds_from_files_and_stdin(trained: Path) -> None:
     for name, stdin in (("seed.txt", None), ("-", "The dead king")):
         result = run("explain", "--seed-file", name, "--json", "-q", input=stdin)
         assert json.loads(result.stdout)["text"] == "The dead king"
+
+
+def test_an_empty_seed_is_what_writing_begins_with(trained: Path) -> None:
+    way = ("--seed", "", "-n", "9", "--temperature", "0", "--json", "-q")
+    explained = json.loads(run("explain", *way).stdout)
+    written = json.loads(run("generate", *way, "--probabilities").stdout)
+    assert explained["text"] == "\n" + written["text"]
+    bits = [-math.log2(c["probability"]) for c in written["probabilities"]]
+    assert explained["surprise_bits"][1:] == pytest.approx(bits, abs=1e-3)
 
 
 def test_recipe_article_is_explained_too(article: Path) -> None:

@@ -555,6 +555,17 @@ def test_what_is_typed_wins_over_the_environment(models, monkeypatch):
     assert texts("--model", "tale", "--mirostat", "1.5", *args)[0]["top_p"] == 1
     monkeypatch.setenv("CHARLSTM_GENERATE_TEMPERATURE", "0.5")
     assert texts("--model", "tale", "--beams", "2", *args)[0]["temperature"] == 0
+    monkeypatch.setenv("CHARLSTM_GENERATE_REPETITION_PENALTY", "2")
+    assert texts("--model", "tale", "--beams", "2", *args)[0]["repetition_penalty"] == 1
+    # Of most options 1 is a value like any other.
+    monkeypatch.setenv("CHARLSTM_GENERATE_TEMPERATURE", "1")
+    assert texts("--model", "tale", "--beams", "2", *args)[0]["temperature"] == 0
+    monkeypatch.setenv("CHARLSTM_GENERATE_TOP_K", "5")
+    assert texts("--model", "tale", "--mirostat", "1", *args)[0]["top_k"] == 0
+    monkeypatch.setenv("CHARLSTM_GENERATE_LINES", "1")
+    assert run("generate", "--model", "tale", "--until-sentence", *args).exit_code == 0
+    for name in ("LINES", "TOP_K", "TEMPERATURE", "REPETITION_PENALTY"):
+        monkeypatch.delenv(f"CHARLSTM_GENERATE_{name}")
     monkeypatch.setenv("CHARLSTM_GENERATE_MIX", "tale:1")
     refused(run("generate", "-n", "3"), 2, "--model and --mix exclude")
 

@@ -518,6 +518,39 @@ def test_mirostat_takes_the_place_of_the_filters(tmp_path: Path) -> None:
     assert conversation.sampling == SamplingConfig(temperature=1.0, mirostat=2.0)
 
 
+def test_mirostat_gives_back_only_what_it_took(tmp_path: Path) -> None:
+    conversation = converse(tmp_path, temperature=0.6, top_p=0.9)
+    conversation.command("/mirostat 2")
+    conversation.command("/repetition-penalty 2")
+    conversation.command("/mirostat off")
+    before = {"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 2.0}
+    assert conversation.sampling == SamplingConfig(**before)
+    conversation.command("/mirostat 1")
+    conversation.command("/temperature 0.4")
+    conversation.command("/mirostat off")
+    assert conversation.sampling == SamplingConfig(**(before | {"temperature": 0.4}))
+
+
+@pytest.mark.parametrize("end", [".", "。"])
+def test_what_tells_that_a_sentence_is_over_begins_the_next_turn(tmp_path: Path, end: str) -> None:
+    characters = f"\n {end}abcd"
+    conversation = converse(
+        tmp_path, vocabulary=characters, temperature=1.0, length=3,
+        rules={"until_sentence": True},
+    )  # fmt: skip
+    conversation.say("ab")
+    turns = [turn(conversation) for _ in range(6)]
+    assert all(text.rstrip(end).endswith(tuple("abcd")) or text.endswith(end) for text in turns)
+    # The same draws without an end to a turn: not a character is lost.
+    whole = converse(tmp_path, vocabulary=characters, temperature=1.0, length=sum(map(len, turns)))
+    whole.say("ab")
+    assert "".join(turns) == turn(whole)
+    before = conversation._last
+    conversation.say("cd")
+    assert before == turns[-1][-1]
+    assert conversation._unsaid is None
+
+
 def test_a_conversation_does_not_begin_with_beams(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="beam search looks ahead"):
         converse(tmp_path, beams=3)

@@ -1173,6 +1173,14 @@ def test_what_cannot_happen_is_not_followed() -> None:
     assert len(reader.paths) == 2
 
 
+def test_paths_keep_their_own_logits_and_only_if_asked() -> None:
+    with_logits = list(search_beams(TwoWays(99), beams=2, length=9))
+    without = list(search_beams(TwoWays(99), beams=2, length=9, keeps_logits=False))
+    assert [n for n, _ in with_logits] == [n for n, _ in without]
+    assert all(logits.base is None and logits.shape == (3,) for _, logits in with_logits)
+    assert all(logits.size == 0 for _, logits in without)
+
+
 @pytest.mark.parametrize("beams", [1, 2, 5])
 @pytest.mark.parametrize("length", [0, 1, 2, 9])
 def test_a_search_ends_at_its_length(beams: int, length: int) -> None:

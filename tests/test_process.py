@@ -137,9 +137,12 @@ def test_the_plain_layer_is_plain(module):
 
 
 @tf
-def test_a_closed_pipe_ends_quietly(trained):
+@pytest.mark.parametrize("options", [(), ("--output", "/dev/stdout")])
+def test_a_closed_pipe_ends_quietly(trained, options):
     writer = subprocess.Popen(
-        [*COMMAND, "generate", "-n", "10000000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*COMMAND, "generate", "-n", "10000000", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert writer.stdout is not None
     assert writer.stderr is not None

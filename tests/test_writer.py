@@ -277,6 +277,10 @@ def test_what_ends_a_text_reaches_the_loop(tale: Writer) -> None:
     assert tale.generate("ab", 200, stop=[stop, "éééé\n"], **way) == whole[: whole.index(stop)]
     # A text is one stop text, not a stop text for each of its characters.
     assert tale.generate("ab", 200, stop=stop, **way) == whole[: whole.index(stop)]
+    # Cleaned as the model's text was.
+    by_feed = tale.generate("ab", 200, stop="\n", **way)
+    assert tale.generate("ab", 200, stop="\r\n", **way) == by_feed
+    assert "\n" not in by_feed
     lines = whole.splitlines(keepends=True)
     assert len(lines) > 3
     assert tale.generate("ab", 200, lines=3, **way) == "".join(lines[:3])

@@ -50,7 +50,8 @@ _COLUMNS = ("line", "column", "character", "nats", "probability")
     "--per-character",
     is_flag=True,
     help="Print a line for each character but the first: line, column, character, "
-    "nats, probability, separated by tabs.",
+    "nats, probability, separated by tabs. Lines and columns are those of the cleaned text, "
+    "without a Project Gutenberg header.",
 )
 @quiet_option
 @json_option
@@ -197,7 +198,7 @@ def _read(sources: Sources, options: CorpusOptions, *, quiet: bool) -> list[tupl
 def _rows(
     text: str, spelled: Sequence[str], nats: list[float]
 ) -> Iterator[tuple[int, int, str, float, float]]:
-    """Tell of each character that was scored, with its place in the text as it came."""
+    """Tell of each character that was scored, with its place in the cleaned text."""
     line, column, n = 1, 0, 0
     for original, stands_for_it in zip(text, spelled, strict=True):
         column += 1

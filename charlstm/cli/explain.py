@@ -177,6 +177,8 @@ def explain(
     sampling = writer.voice.sampling(**without_none({"temperature": temperature}))
     random_seeds = make_random_seeds(random_seed, n_samples=1)
     (seed,) = writer.seeds(seed_text, random_seeds, unknown=unknown)
+    if length:
+        seed = seed or writer.voice.beginning  # which an empty seed stands for
     if not quiet:
         tell_unknown(len(checkpoint.vocabulary.unknown(seed)), what="the seed text")
     sampling_options = without_none({"temperature": temperature})

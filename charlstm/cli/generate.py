@@ -50,8 +50,19 @@ _EXCLUSIVE = [
     ),
     *(("mirostat", name) for name in ("top_k", "top_p", "min_p", "typical_p", "beams")),
     ("beams", "temperature"),
+    ("beams", "repetition_penalty"),
     ("until_sentence", "lines"),
 ]
+# Values that are as good as none.
+_IDLE = {
+    "n_samples": 1,
+    "beams": 1,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "repetition_penalty": 1.0,
+}
 _ESCAPES = {"\\n": "\n", "\\t": "\t", "\\0": "\0", "\\\\": "\\"}
 
 
@@ -116,9 +127,9 @@ def _sampling_options(command: Any) -> Any:
     return command
 
 
-def _is_idle(value: Any) -> bool:
+def _is_idle(name: str, value: Any) -> bool:
     """Tell whether an option was not given, or changes nothing."""
-    return value is None or value is False or value == () or (value == 1 and value is not True)
+    return value is None or value is False or value == () or value == _IDLE.get(name)
 
 
 def _idle_value(option: click.Parameter) -> Any:
@@ -134,7 +145,7 @@ class _GenerateCommand(SectionedCommand):
         """Refuse them together; what was typed wins over the environment."""
         options = {param.name or "": param for param in self.params}
         for pair in _EXCLUSIVE:
-            if any(_is_idle(ctx.params[name]) for name in pair):
+            if any(_is_idle(name, ctx.params[name]) for name in pair):
                 continue
             typed = {n for n in pair if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE}
             if len(typed) == 1:

@@ -133,6 +133,8 @@ def open_output(path: Path | None, *, quiet: bool = False) -> Iterator[Callable[
         if n_written:
             note(f"{name} is as it was; what was written is in {name}{PARTIAL}")
         raise
+    except BrokenPipeError:  # /dev/stdout into a pipe: not ours to tell
+        raise
     except OSError as error:
         cure = "make room or choose" if error.errno == errno.ENOSPC else "choose"
         raise OutputError(
