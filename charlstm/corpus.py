@@ -37,6 +37,7 @@ from charlstm.reading import CorpusOptions, empty_text
 from charlstm.shards import Ids, ShardedIds, Windows
 from charlstm.sources import STDIN, Sources, collect, is_pattern
 from charlstm.storage import (
+    hold_folder,
     make_folder,
     put_in_place,
     read_plain,
@@ -330,13 +331,13 @@ def find_corpus(name: str, *, takes_many: bool = False) -> Path:
         folder = None
         for candidate in candidates:
             if candidate.is_dir():
-                if is_prepared(candidate):
+                if is_prepared(candidate) or takes_many:
                     return candidate
                 folder = folder or candidate
             elif candidate.exists():
                 return candidate
-        if takes_many and (folder or ("://" not in name and is_pattern(given))):
-            return folder or given
+        if takes_many and "://" not in name and is_pattern(given):
+            return given
         if folder is not None:
             raise CorpusError(
                 f"{shown} is a folder without a prepared corpus (it has no corpus.json)",
@@ -516,29 +517,23 @@ class _Request:
     def prepare(self, work: Path, progress: Progress | None) -> Corpus:
         """Make the prepared folder, or find that it is there."""
         sha256 = functools.cache(lambda: sha256_of_sources(self.sources, self.options))
-        target = self.target
-        reusable = self.reusable(target, sha256)
-        if reusable is None and self.keeps_others and is_prepared(target):
-            digest = hashlib.sha256(repr(self.options).encode())
-            if self.options.max_vocab is not None:
-                digest.update(f"max_vocab={self.options.max_vocab}".encode())
-            digest.update(bytes.fromhex(sha256()))
-            target = target.with_name(f"{target.name}-{digest.hexdigest()[:8]}")
-            reusable = self.reusable(target, sha256)
-        if reusable is not None:
-            content = read_summary(target) | self.summary(len(reusable.ids))
-            _write_json(work / "corpus.json", content)
-            put_in_place(work / "corpus.json", target / "corpus.json")
-            return dataclasses.replace(reusable, source_name=self.sources.source_name)
-        if is_prepared(target):
-            strange = {p.name for p in target.iterdir() if not _is_ours(p.name)}
-            if strange:
-                raise CorpusError(
-                    f"{printable(str(target))} holds {printable(min(strange))}, "
-                    "which is no part of a prepared corpus",
-                    hint="move it, or choose another folder with --output",
-                )
-        prepared = self.make(work, target, progress)
+        target, reusable = self.place(sha256)
+        prepared = None
+        if reusable is None:
+            _refuse_strange_files(target)
+            prepared = self.make(work, target, progress)
+        with hold_folder(self.target.parent):
+            # Meanwhile another process may have put its own text there.
+            target, reusable = self.place(sha256)
+            if reusable is not None:
+                return self.reuse(target, reusable, work)
+            if prepared is not None:
+                _refuse_strange_files(target)
+                return self.put(work, target, prepared)
+        return self.prepare(work, progress)  # what was there has been replaced
+
+    def put(self, work: Path, target: Path, prepared: Prepared) -> Corpus:
+        """Put what was made in its place."""
         replaced = work / "replaced"
         if target.exists():
             target.replace(replaced)
@@ -549,6 +544,26 @@ class _Request:
                 replaced.replace(target)
             raise
         return dataclasses.replace(load_corpus(target), notes=prepared.notes)
+
+    def place(self, sha256: Callable[[], str]) -> tuple[Path, Corpus | None]:
+        """Choose the folder, and open the corpus that is there if it will do."""
+        target = self.target
+        reusable = self.reusable(target, sha256)
+        if reusable is None and self.keeps_others and is_prepared(target):
+            digest = hashlib.sha256(repr(self.options).encode())
+            if self.options.max_vocab is not None:
+                digest.update(f"max_vocab={self.options.max_vocab}".encode())
+            digest.update(bytes.fromhex(sha256()))
+            target = target.with_name(f"{target.name}-{digest.hexdigest()[:8]}")
+            reusable = self.reusable(target, sha256)
+        return target, reusable
+
+    def reuse(self, target: Path, corpus: Corpus, work: Path) -> Corpus:
+        """Take a corpus that is there, and note what was asked for last."""
+        content = read_summary(target) | self.summary(len(corpus.ids))
+        _write_json(work / "corpus.json", content)
+        put_in_place(work / "corpus.json", target / "corpus.json")
+        return dataclasses.replace(corpus, name=self.name, source_name=self.sources.source_name)
 
     def reusable(self, target: Path, sha256: Callable[[], str]) -> Corpus | None:
         """Return the corpus in `target` if it is of these texts, read the same way."""
@@ -567,6 +582,7 @@ class _Request:
         """Return the part of `corpus.json` that is of what was asked for last."""
         split = self.split(n_chars)
         return {
+            "name": self.name,
             "source_name": self.sources.source_name,
             "seq_length": self.seq_length,
             "windows": n_chars - self.seq_length,
@@ -630,6 +646,19 @@ class _Request:
             content["documents"] = {"file": _DOCUMENTS, "count": len(prepared.documents)}
         _write_json(folder / "corpus.json", content)
         sync_folder(folder)
+
+
+def _refuse_strange_files(target: Path) -> None:
+    """Refuse to replace a prepared folder in which someone has put something else."""
+    if not is_prepared(target):
+        return
+    strange = {p.name for p in target.iterdir() if not _is_ours(p.name)}
+    if strange:
+        raise CorpusError(
+            f"{printable(str(target))} holds {printable(min(strange))}, "
+            "which is no part of a prepared corpus",
+            hint="move it, or choose another folder with --output",
+        )
 
 
 def _remove_all(folder: Path) -> None:

@@ -32,6 +32,7 @@ from charlstm.kerasfile import KerasNetwork, read_keras_file
 from charlstm.models import clear_model, lock_model, save_checkpoint
 from charlstm.planning import check_model_folder, model_folder, prepare_text
 from charlstm.reading import CorpusOptions, TextReader, readable_again
+from charlstm.sources import STDIN, Sources, collect
 from charlstm.status import STATUS
 from charlstm.vocabulary import Vocabulary
 
@@ -120,15 +121,20 @@ def import_model(
             f"windows of {network.seq_length}, as {keras.name} does not say (--seq-length)"
         )
     recipe: RecipeName = "article" if network.input == "scaled" else "default"
+    sources: Sources | Path
     with tempfile.TemporaryDirectory() as temporary:
         if source is None or not source.is_dir():
             name = "stdin" if source is None else source.name
             text = readable_again(source, Path(temporary) / name, name=name)
+            sources = collect([text])
+            if source is None:  # under the name of its copy
+                sources = dataclasses.replace(sources, source_name=STDIN)
         else:
             text = source
+            sources = source
         reading = _fitting(keras, text, encoding=encoding)
         prepared = prepare_text(
-            text,
+            sources,
             reading.options,
             seq_length=network.seq_length,
             val_fraction=0.0,

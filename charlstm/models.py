@@ -302,7 +302,7 @@ def locate_model(name: str | None) -> Path:
     """
     shipped = shipped_models()
     if name is None:
-        own = list_models() or _damaged_models()
+        own = list_models() or damaged_models()
         if own:
             return own[0]
         if DEFAULT_SHIPPED in shipped:
@@ -327,7 +327,7 @@ def locate_model(name: str | None) -> Path:
     )
 
 
-def _damaged_models() -> list[Path]:
+def damaged_models() -> list[Path]:
     """List the models in `checkpoints/` if none of them has a checkpoint to list."""
     with contextlib.suppress(OSError):
         return [e for e in sorted(Path(CHECKPOINTS_FOLDER).iterdir()) if holds_model(e)]

@@ -46,6 +46,7 @@ from charlstm.errors import (
     printable,
 )
 from charlstm.models import (
+    damaged_models,
     find_model,
     holds_model,
     list_checkpoints,
@@ -58,6 +59,7 @@ from charlstm.models import (
 from charlstm.preparing import Scale
 from charlstm.reading import CorpusOptions, difference
 from charlstm.sources import Sources, corpus_name
+from charlstm.status import SAVE_REQUEST, STATUS
 from charlstm.storage import is_portable_name, make_writable_folder, portable_name, shown
 
 SMALL_TEXT = 15_000  # characters to train on
@@ -364,7 +366,8 @@ def _refuse_foreign_folder(model: Path) -> None:
         )
     ours = ("history.jsonl", "samples.jsonl", "step-")
     if model.is_dir():
-        names = [entry.name for entry in model.iterdir() if not entry.name.startswith(".")]
+        names = {entry.name for entry in model.iterdir() if not entry.name.startswith(".")}
+        names -= {STATUS, SAVE_REQUEST}  # of a run that died before its first checkpoint
         if names and not any(name.startswith(ours) for name in names):
             raise InputError(
                 f"{shown(model)} holds other files and no model",
@@ -498,8 +501,13 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
         if is_missing:
             notes.append(f"{printable(str(request.corpus))} is not there: using the stored ids")
     is_same = corpus.sha256 == about["sha256"]
-    if is_same and corpus.vocabulary != checkpoint.vocabulary:
-        differences = corpus.options.differences(checkpoint.text_options)
+    differences = corpus.options.differences(checkpoint.text_options)
+    # The same file, read in another way, may have the same characters and be another text.
+    if is_same and (
+        differences
+        or corpus.vocabulary != checkpoint.vocabulary
+        or len(corpus.ids) != about["characters"]
+    ):
         raise InputError(
             f"{shown(corpus.path)} was prepared {differences[0]} as for {shown(model)}"
             if differences
@@ -540,7 +548,7 @@ def _resumed_model(request: TrainingRequest, source: Sources | Path | None) -> P
     if request.model is not None:
         model = model_path(request.model)
     elif request.corpus is None:
-        models = list_models()
+        models = list_models() or damaged_models()
         if not models:
             raise InputError("there is no model to go on with", hint="charlstm train macbeth.txt")
         model = models[0]

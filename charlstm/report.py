@@ -305,7 +305,8 @@ def train_command(
         plain = NetworkConfig(vocabulary_size=2)
         give("units", network.units, plain.units)
         give("layers", network.layers, plain.layers)
-        give("seq-length", network.seq_length, SEQ_LENGTH)
+    # That of the model that it began with is not known here.
+    give("seq-length", network.seq_length, SEQ_LENGTH if began_with is None else None)
     give("batch-size", training.batch_size, defaults.batch_size)
     give("dropout", training.dropout, defaults.dropout)
     if training.recipe == "default":

@@ -260,6 +260,28 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def hold_folder(path: Path) -> Iterator[None]:
+    """Keep out other processes that hold the same folder, for a few renames.
+
+    Where a folder cannot be locked, as on Windows, nobody is kept out.
+
+    Args:
+        path: The folder.
+
+    Yields:
+        Nothing, as soon as no other process holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            number = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, number)  # which lets go
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it that are missing, for good.
 

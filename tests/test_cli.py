@@ -321,6 +321,39 @@ def test_resume_refuses_another_text_and_other_options(trained):
 
 
 @tf
+def test_resume_refuses_the_same_text_read_in_another_way(workplace):
+    """It has the same bytes and characters, and other ones are held out."""
+    head = TINY_TEXT[:300]
+    marked = f"{head}*** START OF THE PROJECT GUTENBERG EBOOK X ***\n{TINY_TEXT}"
+    characters = "".join(sorted(set(marked)))
+    (workplace / "g.txt").write_text(
+        f"{marked}{characters}\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\n", encoding="utf-8"
+    )
+    result = run("train", "g.txt", *TINY, "--epochs", "0.5", "--model", "m", "-q")
+    assert result.exit_code == 0, result.output
+    run("prepare", "g.txt", "--keep-boilerplate", "-q")
+    refused = run("train", "--resume", "--model", "m", "--epochs", "1", "-q")
+    expect(refused, 2, "prepared with --keep-boilerplate, not without", "give the text itself")
+    result = run("train", "g.txt", "--resume", "--model", "m", "--epochs", "1", "-q")
+    assert result.exit_code == 0, result.output
+
+
+@tf
+@pytest.mark.parametrize("option", [None, "--resume", "--overwrite"])
+def test_what_a_run_leaves_that_died_before_its_first_checkpoint_is_no_hindrance(workplace, option):
+    folder = workplace / "checkpoints" / "king"
+    folder.mkdir(parents=True)
+    for name in (".lock", "status.json", "save-now"):
+        (folder / name).write_text("{}")
+    options = [] if option is None else [option]
+    result = run("train", "king.txt", *TINY, "--epochs", "0.5", "-q", *options)
+    assert result.exit_code == 0, result.output
+    (workplace / "checkpoints" / "other").mkdir()
+    (workplace / "checkpoints" / "other" / "notes.txt").write_text("mine")
+    expect(run("train", "king.txt", "--model", "other", *options), 2, "holds other files")
+
+
+@tf
 def test_resume_without_a_checkpoint_starts_and_says_so(workplace):
     result = run("train", "king.txt", *TINY, "--epochs", "0.5", "--resume")
     assert result.exit_code == 0, result.output

@@ -280,7 +280,9 @@ def test_nothing_is_typed_that_is_the_default(workplace):
         "my-poems", network, training, {"corpus": about, "started_from": {"name": "king"}}
     )
     rate = "--learning-rate 0.008"  # after --from the default is less
-    assert command == (f"charlstm train 'my poems.md' --from king --epochs 1 {rate} --threads 1")
+    assert command == (
+        f"charlstm train 'my poems.md' --from king --epochs 1 --seq-length 50 {rate} --threads 1"
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from conftest import run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import charlstm.corpus as corpus_module
 from charlstm.batching import EvaluationRows, ShuffledWindows, Streams
 from charlstm.compression import kind_of, open_source
 from charlstm.copying import longest_copied_span
@@ -226,6 +227,67 @@ def test_the_name_for_a_command_line_tells_no_folder(
     monkeypatch.chdir(texts)
     assert name_of(Path("*.txt")) == "*.txt"
     assert name_of(Path()) == "texts"
+
+
+@pytest.mark.parametrize("keeps_others", [True, False])
+def test_a_text_that_is_put_there_meanwhile_is_not_taken_for_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keeps_others: bool
+) -> None:
+    """Two processes that prepare two texts of one name at the same time."""
+    mine, other = write(tmp_path / "a.txt", VERSE), write(tmp_path / "b.txt", VERSE[::-1])
+    made, is_first = corpus_module._Request.make, [True]
+
+    def make(request: Any, *arguments: Any) -> Any:
+        result = made(request, *arguments)
+        if is_first.pop():
+            is_first.append(False)
+            prepare(other, tmp_path / "out", keeps_others=keeps_others)
+        else:
+            is_first.append(False)
+        return result
+
+    monkeypatch.setattr(corpus_module._Request, "make", make)
+    corpus = prepare(mine, tmp_path / "out", keeps_others=keeps_others)
+    assert whole(corpus) == VERSE
+    assert whole(load_corpus(corpus.path)) == VERSE
+    if keeps_others:
+        assert corpus.path != tmp_path / "out"
+        assert whole(load_corpus(tmp_path / "out")) == VERSE[::-1]
+
+
+def test_the_same_text_that_is_put_there_meanwhile_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(tmp_path / "a.txt", VERSE)
+    made, n_made = corpus_module._Request.make, []
+
+    def make(request: Any, *arguments: Any) -> Any:
+        n_made.append(1)
+        if len(n_made) == 1:
+            prepare(source, tmp_path / "out")
+        return made(request, *arguments)
+
+    monkeypatch.setattr(corpus_module._Request, "make", make)
+    assert whole(prepare(source, tmp_path / "out", name="mine")) == VERSE
+    assert load_corpus(tmp_path / "out").name == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "out"]
+
+
+def test_another_name_is_kept_where_a_folder_serves_again(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.txt", VERSE)
+    for name in ("first", "second"):
+        assert prepare(source, tmp_path / "out", name=name).name == name
+        assert load_corpus(tmp_path / "out").name == name
+
+
+def test_a_local_folder_comes_before_a_text_that_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "macbeth" / "mine.txt", VERSE)
+    monkeypatch.chdir(tmp_path)
+    found = find_sources(["macbeth"])
+    assert isinstance(found, Sources)
+    assert [Path(path).name for path in found.paths] == ["mine.txt"]
 
 
 def test_it_is_that_of_the_text_as_last_prepared(tmp_path: Path) -> None:

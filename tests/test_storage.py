@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from charlstm.errors import CheckpointError
 from charlstm.storage import (
+    hold_folder,
     is_portable_name,
     make_folder,
     portable_name,
@@ -118,3 +121,25 @@ def test_a_name_made_safe_is_safe_and_stays(name: str) -> None:
     made = portable_name(name)
     assert is_portable_name(made)
     assert portable_name(made) == made
+
+
+@needs_links
+def test_a_held_folder_keeps_out_others_that_hold_it(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys, charlstm.storage as s\n"
+        "print('ready', flush=True)\n"
+        "with s.hold_folder(pathlib.Path(sys.argv[1])): print(len(list(pathlib.Path('"
+        f"{tmp_path}').iterdir())), flush=True)"
+    )
+    with hold_folder(tmp_path):
+        other = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(timeout=0.5)
+        (tmp_path / "in time").touch()
+    assert other.communicate(timeout=60)[0] == "1\n"
+    with hold_folder(tmp_path / "not there"):
+        pass
