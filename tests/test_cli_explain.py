@@ -81,6 +81,18 @@ def test_seeds_from_files_and_stdin(trained: Path) -> None:
         assert json.loads(result.stdout)["text"] == "The dead king"
 
 
+def test_a_typed_seed_wins_over_the_environment(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("seed.txt").write_text("The dead king", encoding="utf-8")
+    monkeypatch.setenv("CHARLSTM_EXPLAIN_SEED", "Long")
+    result = run("explain", "--seed-file", "seed.txt", "--json", "-q")
+    assert json.loads(result.stdout)["text"] == "The dead king"
+    result = run("explain", "--seed-file", "seed.txt", "--seed", "The")
+    assert result.exit_code == 2
+    assert "--seed and --seed-file exclude each other" in result.stderr
+
+
 def test_an_empty_seed_is_what_writing_begins_with(trained: Path) -> None:
     way = ("--seed", "", "-n", "9", "--temperature", "0", "--json", "-q")
     explained = json.loads(run("explain", *way).stdout)

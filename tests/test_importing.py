@@ -592,6 +592,12 @@ def test_stdin_and_a_prepared_folder(lstm_file, workplace):
     assert imported("stdin").config["corpus"]["name"] == "stdin"
     again = run("import", str(lstm_file), "prepared/stdin", "--model", "again")
     assert "as it was prepared" in assert_imported(again).stdout
+    assert_refused(
+        run("import", str(lstm_file), "prepared/stdin", "--encoding", "cp1252", "--model", "k"),
+        "was prepared with --encoding utf-8",
+    )
+    words = ("import", str(lstm_file), "prepared/stdin", "--encoding", "UTF8", "--model", "alias")
+    assert_imported(run(*words))
     assert run("prepare", "king.txt").exit_code == 0
     assert_refused(
         run("import", str(lstm_file), "prepared/king", "--model", "k"), "prepared with its capitals"

@@ -12,9 +12,9 @@ import click
 from charlstm.cli.options import (
     UNKNOWN,
     CorpusName,
+    ExclusiveCommand,
     FiniteFloat,
     ModelName,
-    SectionedCommand,
     as_utf8,
     checkpoint_option,
     json_option,
@@ -56,7 +56,8 @@ output_option = click.option(
 
 
 @click.command(
-    cls=SectionedCommand,
+    cls=ExclusiveCommand,
+    exclusive=[("seed_text", "seed_file")],
     sections={
         "Which model": ["model", "which"],
         "Which text": [
@@ -161,8 +162,6 @@ def explain(
     from charlstm.terminal import show_progress
     from charlstm.writer import Writer, make_random_seeds
 
-    if seed_text is not None and seed_file is not None:
-        raise click.UsageError("--seed and --seed-file exclude each other")
     if corpus == "-" and str(seed_file) == "-":
         raise click.UsageError("--corpus and --seed-file cannot both read stdin")
     _check_output(output)

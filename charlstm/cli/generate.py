@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from charlstm.cli.options import (
     UNKNOWN,
+    ExclusiveCommand,
     FiniteFloat,
     MixPart,
-    SectionedCommand,
     StopText,
     as_utf8,
     checkpoint_option,
@@ -48,6 +47,8 @@ _EXCLUSIVE = [
         ("interactive", name)
         for name in ("as_json", "output", "n_samples", "report_copying", "beams")
     ),
+]
+_EXCLUSIVE_SETTINGS = [
     *(("mirostat", name) for name in ("top_k", "top_p", "min_p", "typical_p", "beams")),
     ("beams", "temperature"),
     ("beams", "repetition_penalty"),
@@ -127,38 +128,11 @@ def _sampling_options(command: Any) -> Any:
     return command
 
 
-def _is_idle(name: str, value: Any) -> bool:
-    """Tell whether an option was not given, or changes nothing."""
-    return value is None or value is False or value == () or value == _IDLE.get(name)
-
-
-def _idle_value(option: click.Parameter) -> Any:
-    if option.multiple:
-        return ()
-    return {bool: False, int: 1}.get(type(option.default))
-
-
-class _GenerateCommand(SectionedCommand):
-    """Options that exclude each other are settled before the command runs."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Refuse them together; what was typed wins over the environment."""
-        options = {param.name or "": param for param in self.params}
-        for pair in _EXCLUSIVE:
-            if any(_is_idle(name, ctx.params[name]) for name in pair):
-                continue
-            typed = {n for n in pair if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE}
-            if len(typed) == 1:
-                (other,) = set(pair) - typed
-                ctx.params[other] = _idle_value(options[other])
-            elif pair[0] in ("seed_text", "model", "interactive"):  # the others say it themselves
-                names = [max(options[name].opts, key=len) for name in pair]
-                raise click.UsageError(f"{' and '.join(names)} exclude each other", ctx)
-        return super().invoke(ctx)
-
-
 @click.command(
-    cls=_GenerateCommand,
+    cls=ExclusiveCommand,
+    exclusive=_EXCLUSIVE,
+    exclusive_settings=_EXCLUSIVE_SETTINGS,
+    idle=_IDLE,
     sections={
         "Who writes": ["model", "mix", "which"],
         "What it goes on from": ["seed_text", "seed_file", "unknown"],

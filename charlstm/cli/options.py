@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from charlstm.cli.output import note
@@ -46,6 +47,59 @@ class SectionedCommand(click.Command):
         for heading, records in lists.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
+
+
+class ExclusiveCommand(SectionedCommand):
+    """A command with options that exclude each other.
+
+    Of two of them the typed one wins over one that the environment gives.
+
+    Args:
+        exclusive: Pairs of parameters, refused together.
+        exclusive_settings: Pairs that the command refuses itself.
+        idle: Values that are as good as none, by parameter.
+        *args: As `SectionedCommand` takes them.
+        **extra: Likewise.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        exclusive: Sequence[tuple[str, str]],
+        exclusive_settings: Sequence[tuple[str, str]] = (),
+        idle: Mapping[str, float] | None = None,
+        **extra: Any,
+    ) -> None:
+        """Remember the pairs."""
+        super().__init__(*args, **extra)
+        self._exclusive = list(exclusive)
+        self._settings = list(exclusive_settings)
+        self._idle = idle or {}
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Settle which of two is meant, before the command runs."""
+        options = {param.name or "": param for param in self.params}
+        for pair in (*self._exclusive, *self._settings):
+            if any(self._is_idle(name, ctx.params[name]) for name in pair):
+                continue
+            typed = {n for n in pair if ctx.get_parameter_source(n) is ParameterSource.COMMANDLINE}
+            if len(typed) == 1:
+                (other,) = set(pair) - typed
+                ctx.params[other] = _idle_value(options[other])
+            elif pair in self._exclusive:
+                names = [max(options[name].opts, key=len) for name in pair]
+                raise click.UsageError(f"{' and '.join(names)} exclude each other", ctx)
+        return super().invoke(ctx)
+
+    def _is_idle(self, name: str, value: Any) -> bool:
+        """Tell whether an option was not given, or changes nothing."""
+        return value is None or value is False or value == () or value == self._idle.get(name)
+
+
+def _idle_value(option: click.Parameter) -> Any:
+    if option.multiple:
+        return ()
+    return {bool: False, int: 1}.get(type(option.default))
 
 
 class FiniteFloat(click.FloatRange):
