@@ -109,8 +109,10 @@ class Conversation:
         characters = self._voice.vocabulary.characters
         if not self._last:
             self._read(self._voice.beginning)
-        unsaid, self._unsaid = self._unsaid, None
         ending = Ending(self.rules)
+        if ending.max_length == 0:
+            return
+        unsaid, self._unsaid = self._unsaid, None
         with one_blas_thread():
             stopped = ending.stopped
             while stopped is None:

@@ -437,11 +437,7 @@ def prepare_corpus(
     )
     target = request.target
     try:
-        if target.exists() and not is_prepared(target) and not _is_empty_folder(target):
-            raise CorpusError(
-                f"{printable(str(target))} exists and is not a prepared corpus",
-                hint="choose another folder with --output",
-            )
+        _refuse_foreign_folder(target)
         request.refuse_empty()
         make_folder(target.parent)
         with work_folder(target.parent, target=target.name, key=request.key()) as work:
@@ -648,8 +644,18 @@ class _Request:
         sync_folder(folder)
 
 
+def _refuse_foreign_folder(target: Path) -> None:
+    """Refuse what is there and not ours."""
+    if target.exists() and not is_prepared(target) and not _is_empty_folder(target):
+        raise CorpusError(
+            f"{printable(str(target))} exists and is not a prepared corpus",
+            hint="choose another folder with --output",
+        )
+
+
 def _refuse_strange_files(target: Path) -> None:
-    """Refuse to replace a prepared folder in which someone has put something else."""
+    """Refuse to replace a folder in which someone has put something else."""
+    _refuse_foreign_folder(target)
     if not is_prepared(target):
         return
     strange = {p.name for p in target.iterdir() if not _is_ours(p.name)}
@@ -723,7 +729,7 @@ def load_corpus(path: Path) -> Corpus:
         return Corpus(
             path=path,
             name=str(content["name"]),
-            source_name=_text_or_none(content.get("source_name")),
+            source_name=_text_or_none(content.get("source_name", _usual_name(content))),
             sha256=str(content["sha256"]),
             vocabulary=vocabulary,
             ids=ids,
@@ -757,9 +763,15 @@ def source_argument(about: Mapping[str, Any]) -> str | None:
         The name of a file or folder, without the folder that it is in; "-" for
         stdin; None of several texts.
     """
-    usual = STDIN if about["name"] == "stdin" else f"{about['name']}.txt"
-    source_name: str | None = about.get("source_name", usual)
+    source_name: str | None = about.get("source_name", _usual_name(about))
     return source_name
+
+
+def _usual_name(about: Mapping[str, Any]) -> str | None:
+    """Guess the name of a text of which an earlier program kept none."""
+    if "documents" in about:
+        return None
+    return STDIN if about["name"] == "stdin" else f"{about['name']}.txt"
 
 
 _DOCUMENTS = "documents.bin"

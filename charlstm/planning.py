@@ -508,10 +508,18 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
         or corpus.vocabulary != checkpoint.vocabulary
         or len(corpus.ids) != about["characters"]
     ):
-        raise InputError(
-            f"{shown(corpus.path)} was prepared {differences[0]} as for {shown(model)}"
+        why = (
+            f"was prepared {differences[0]} as for {shown(model)}"
             if differences
-            else f"{shown(corpus.path)} has not the characters that {shown(model)} knows",
+            else (
+                f"has not the characters that {shown(model)} knows"
+                if corpus.vocabulary != checkpoint.vocabulary
+                else f"has {len(corpus.ids):,} characters, where {shown(model)} was trained on "
+                f"{about['characters']:,} of the same text"
+            )
+        )
+        raise InputError(
+            f"{shown(corpus.path)} {why}",
             hint="give the text itself: charlstm train TEXT --resume --model NAME",
         )
     if not is_same:

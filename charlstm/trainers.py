@@ -627,14 +627,14 @@ class ArticleTrainer(Trainer):
     ) -> float:
         """Return nats/char with the window sliding over the text; nothing is traced."""
         if max_chunks is not None:
-            ids = ids[: max(2, max_chunks * EVALUATION_CHUNK)]
+            ids = ids[: self.network.seq_length + max_chunks * EVALUATION_CHUNK]
         return score_ids(
             LSTMStep(self.network, get_weights(self.model)), np.asarray(ids)
         ).nats_per_char
 
     def evaluation_chunks(self, n_chars: int) -> int:
-        """Count stretches of the text."""
-        return -(-n_chars // EVALUATION_CHUNK)
+        """Count stretches of the text after the first window, which is read in one pass."""
+        return max(1, -(-(n_chars - self.network.seq_length) // EVALUATION_CHUNK))
 
 
 def make_trainer(

@@ -546,6 +546,10 @@ def test_what_tells_that_a_sentence_is_over_begins_the_next_turn(tmp_path: Path,
     whole.say("ab")
     assert "".join(turns) == turn(whole)
     before = conversation._last
+    conversation.command("/length 0")
+    conversation.command("/until-sentence off")
+    assert turn(conversation) == ""
+    assert conversation._unsaid is not None
     conversation.say("cd")
     assert before == turns[-1][-1]
     assert conversation._unsaid is None

@@ -273,6 +273,30 @@ def test_the_same_text_that_is_put_there_meanwhile_serves(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.txt", "out"]
 
 
+def test_files_that_are_put_there_meanwhile_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = corpus_module._Request.make
+
+    def make(request: Any, *arguments: Any) -> Any:
+        result = made(request, *arguments)
+        write(tmp_path / "out" / "notes.txt", "mine")
+        return result
+
+    monkeypatch.setattr(corpus_module._Request, "make", make)
+    with pytest.raises(CorpusError, match="exists and is not a prepared corpus"):
+        prepare(write(tmp_path / "a.txt", VERSE), tmp_path / "out")
+    assert contents(tmp_path / "out") == {"notes.txt": b"mine"}
+
+
+def test_an_earlier_program_kept_no_name(tmp_path: Path) -> None:
+    prepare(write(tmp_path / "a.md", VERSE), tmp_path / "out")
+    summary = read_summary(tmp_path / "out")
+    del summary["source_name"]
+    (tmp_path / "out" / "corpus.json").write_text(json.dumps(summary), encoding="utf-8")
+    assert load_corpus(tmp_path / "out").source_name == "a.txt"
+
+
 def test_another_name_is_kept_where_a_folder_serves_again(tmp_path: Path) -> None:
     source = write(tmp_path / "a.txt", VERSE)
     for name in ("first", "second"):

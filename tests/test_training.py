@@ -327,6 +327,8 @@ class Clock:
 def at_work(run, clock, *, a_step: float, a_chunk: float):
     """Let the clock go on while the run takes steps and evaluates, and at no other time."""
     take_step, evaluate = run.trainer.train_step, run.trainer.evaluate
+    # Tracing; and of several workers the first then waits for the others.
+    once = [2.0, 0.7]
 
     def step(state):
         clock.now += a_step
@@ -334,6 +336,7 @@ def at_work(run, clock, *, a_step: float, a_chunk: float):
 
     def validate(ids, *, documents=None, max_chunks=None):
         clock.now += a_chunk * (max_chunks or run.trainer.evaluation_chunks(len(ids)))
+        clock.now += once.pop(0) if once else 0.0
         return evaluate(ids, documents=documents, max_chunks=max_chunks)
 
     run.trainer.train_step, run.trainer.evaluate = step, validate
@@ -677,7 +680,7 @@ def test_a_run_that_begins_anew_does_not_blame_the_machine(training, corpus, tmp
     ("bad_step", "overwrite", "told"),
     [
         (0, False, "there is no checkpoint yet"),
-        (0, True, "the old model is kept"),
+        (0, True, "there is no checkpoint yet"),
         (30, False, "the best checkpoint, of step 30, is kept"),
     ],
 )
@@ -691,6 +694,17 @@ def test_what_is_kept_when_the_loss_stays_not_finite_is_told(
     )
     with pytest.raises(TrainingError, match=told):
         run.run(overwrite=overwrite)
+
+
+def test_an_old_model_that_is_kept_is_told(training, corpus, tmp_path, monkeypatch):
+    model = folder(tmp_path, "m")
+    make(training, corpus, model, epochs=0.2).run()
+    (old, *_) = list_checkpoints(model)
+    run = make(training, corpus, model, epochs=2)
+    monkeypatch.setattr(run.trainer, "train_step", lambda s: (math.nan, 45))
+    with pytest.raises(TrainingError, match="the old model is kept"):
+        run.run(overwrite=True)
+    assert old in list_checkpoints(model)
 
 
 def test_going_back_drops_what_was_saved_on_the_way_to_the_failure(
