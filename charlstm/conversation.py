@@ -110,14 +110,12 @@ class Conversation:
         if not self._last:
             self._read(self._voice.beginning)
         ending = Ending(self.rules)
-        if ending.max_length == 0:
-            return
-        unsaid, self._unsaid = self._unsaid, None
         with one_blas_thread():
             stopped = ending.stopped
             while stopped is None:
-                ids = self._sampler.pick(self._reader.logits()) if unsaid is None else unsaid
-                unsaid = None
+                ids = self._unsaid
+                if ids is None:
+                    ids = self._sampler.pick(self._reader.logits())
                 character = characters[int(ids[0])]
                 piece = ending.push(character)
                 stopped = ending.stopped
@@ -126,7 +124,7 @@ class Conversation:
                     self._unsaid = ids
                 else:
                     self._reader.read(ids)
-                    self._last = character
+                    self._last, self._unsaid = character, None
                 if piece:
                     yield piece
 

@@ -729,7 +729,7 @@ def load_corpus(path: Path) -> Corpus:
         return Corpus(
             path=path,
             name=str(content["name"]),
-            source_name=_text_or_none(content.get("source_name", _usual_name(content))),
+            source_name=_text_or_none(source_argument(content)),
             sha256=str(content["sha256"]),
             vocabulary=vocabulary,
             ids=ids,
@@ -757,7 +757,8 @@ def source_argument(about: Mapping[str, Any]) -> str | None:
     """Name a model's text on a command line.
 
     Args:
-        about: What `Corpus.describe` gave; an early model has no `source_name`.
+        about: What `Corpus.describe` gave, or a `corpus.json`; early ones have
+            no `source_name`.
 
     Returns:
         The name of a file or folder, without the folder that it is in; "-" for

@@ -165,6 +165,17 @@ class Voice:
             text = options.clean(text)
         return text
 
+    def clean_stops(self, rules: StopRules) -> StopRules:
+        """Treat stop texts as the corpora were treated, or they would never be met.
+
+        Args:
+            rules: As they were typed.
+
+        Returns:
+            The same rules, with stop texts as its text has them.
+        """
+        return dataclasses.replace(rules, stops=tuple(self.clean(stop) for stop in rules.stops))
+
     def sampling(self, **given: Any) -> SamplingConfig:
         """Return how it writes unless told otherwise, changed by what was told.
 

@@ -217,15 +217,11 @@ def _fitting(keras: KerasNetwork, text: Path, *, encoding: str | None) -> _Readi
     is_scaled = keras.network.input == "scaled"
     if text.is_dir():
         corpus = load_corpus(text)
-        readings = [_Reading(how="as it was prepared", options=corpus.options)]
+        options = corpus.options
+        if encoding is not None:  # another one `prepare_text` refuses
+            options = dataclasses.replace(options, encoding=encoding)
+        readings = [_Reading(how="as it was prepared", options=options)]
         counts = [corpus.vocabulary.n_ids]
-        if encoding is not None and CorpusOptions(encoding=encoding) != CorpusOptions(
-            encoding=corpus.options.encoding
-        ):
-            raise InputError(
-                f"{name} was prepared with --encoding {corpus.options.encoding}",
-                hint="give the text itself",
-            )
         if is_scaled and not corpus.options.lowercase:
             raise InputError(
                 f"{name} was prepared with its capitals; the article's network reads lower case",

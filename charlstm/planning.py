@@ -500,33 +500,16 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
         corpus = load_corpus(folder)
         if is_missing:
             notes.append(f"{printable(str(request.corpus))} is not there: using the stored ids")
-    is_same = corpus.sha256 == about["sha256"]
-    differences = corpus.options.differences(checkpoint.text_options)
-    # The same file, read in another way, may have the same characters and be another text.
-    if is_same and (
-        differences
-        or corpus.vocabulary != checkpoint.vocabulary
-        or len(corpus.ids) != about["characters"]
-    ):
-        why = (
-            f"was prepared {differences[0]} as for {shown(model)}"
-            if differences
-            else (
-                f"has not the characters that {shown(model)} knows"
-                if corpus.vocabulary != checkpoint.vocabulary
-                else f"has {len(corpus.ids):,} characters, where {shown(model)} was trained on "
-                f"{about['characters']:,} of the same text"
-            )
-        )
-        raise InputError(
-            f"{shown(corpus.path)} {why}",
-            hint="give the text itself: charlstm train TEXT --resume --model NAME",
-        )
-    if not is_same:
+    if corpus.sha256 != about["sha256"]:
         raise InputError(
             f"the text is not the one that {shown(model)} was trained on "
             f"(sha256 {corpus.sha256[:12]}…, not {about['sha256'][:12]}…)",
             hint="give the same text, or train another model with --model",
+        )
+    if why := _read_otherwise(corpus, checkpoint):
+        raise InputError(
+            f"{shown(corpus.path)} {why}",
+            hint="give the text itself: charlstm train TEXT --resume --model NAME",
         )
     return TrainingPlan(
         corpus=corpus,
@@ -537,6 +520,21 @@ def _plan_resume(request: TrainingRequest, progress: Progress | None) -> Trainin
         newest_step=list_checkpoints(model)[-1].step,
         notes=(*notes, f"going on from step {info.step:,} (epoch {info.epoch:.2f})"),
     )
+
+
+def _read_otherwise(corpus: Corpus, checkpoint: Checkpoint) -> str | None:
+    """Say how the same file became another text than the model's, if it did."""
+    model, n_chars = shown(checkpoint.model), checkpoint.config["corpus"]["characters"]
+    if differences := corpus.options.differences(checkpoint.text_options):
+        return f"was prepared {differences[0]} as for {model}"
+    if corpus.vocabulary != checkpoint.vocabulary:
+        return f"has not the characters that {model} knows"
+    if len(corpus.ids) != n_chars:
+        return (
+            f"has {len(corpus.ids):,} characters, where {model} was trained on {n_chars:,} "
+            "of the same text"
+        )
+    return None
 
 
 def _stored_path(about: Mapping[str, Any]) -> Path:

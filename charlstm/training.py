@@ -336,8 +336,7 @@ class Run:
         if self.pace.budget is None or not self.pace.is_known:
             return
         state = self.state
-        if not self.is_evaluation_timed:
-            self._time_evaluation()
+        self._time_evaluation()
         plan = self.pace.plan(
             step=state.step,
             planned=state.total_steps if self.is_planned_by_time else None,
@@ -362,18 +361,21 @@ class Run:
         self._plan(plan.total_steps)
 
     def _time_evaluation(self) -> None:
-        """Trace the graph of an evaluation, which is no part of what one takes, and time it."""
-        self.is_evaluation_timed = True
-        if not len(self.val_ids):
+        """Trace the graph of an evaluation, once, and for a time budget see what one takes.
+
+        Tracing is no part of that.
+        """
+        if self.is_evaluation_timed or not self.n_chunks:
             return
+        self.is_evaluation_timed = True
         started = self.pace.seconds
         seconds = []
-        for _ in range(4):
+        for _ in range(1 if self.pace.budget is None else 4):
             before = self.pace.seconds
             self._validate(MAX_TRAINING_EVALUATION, max_chunks=1)
             seconds.append(self.pace.seconds - before)
         # In the second one worker still waits until the others have traced.
-        self.seconds_a_chunk = min(seconds[2:])
+        self.seconds_a_chunk = min(seconds[2:], default=0.0)
         self.pace.leave_out(self.pace.seconds - started)
 
     # -- the loop --------------------------------------------------------------
@@ -415,8 +417,7 @@ class Run:
             self._tell_duration()
             is_due = state.eval_every is not None and state.step % state.eval_every == 0
             if is_due or state.step == state.total_steps:
-                if not self.is_evaluation_timed:
-                    self._time_evaluation()
+                self._time_evaluation()
                 before = self.pace.seconds
                 self._evaluate()
                 if self._is_lost():

@@ -264,10 +264,9 @@ class Writer:
     def _rules(
         self, length: int | None, stop: Sequence[str], until_sentence: bool, lines: int | None
     ) -> StopRules:
-        stops = (stop,) if isinstance(stop, str) else stop
-        # As the model's text was cleaned, or they would never be met.
-        cleaned = tuple(self.voice.clean(text) for text in stops)
-        return StopRules(length=length, stops=cleaned, until_sentence=until_sentence, lines=lines)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        rules = StopRules(length=length, stops=stops, until_sentence=until_sentence, lines=lines)
+        return self.voice.clean_stops(rules)
 
     def sampling(self, **given: Unpack[SamplingOptions]) -> SamplingConfig:
         """Return the model's own way to pick characters, changed.

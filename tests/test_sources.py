@@ -235,15 +235,12 @@ def test_a_text_that_is_put_there_meanwhile_is_not_taken_for_ones_own(
 ) -> None:
     """Two processes that prepare two texts of one name at the same time."""
     mine, other = write(tmp_path / "a.txt", VERSE), write(tmp_path / "b.txt", VERSE[::-1])
-    made, is_first = corpus_module._Request.make, [True]
+    made = corpus_module._Request.make
 
     def make(request: Any, *arguments: Any) -> Any:
         result = made(request, *arguments)
-        if is_first.pop():
-            is_first.append(False)
+        if request.sources.paths == [str(mine)]:
             prepare(other, tmp_path / "out", keeps_others=keeps_others)
-        else:
-            is_first.append(False)
         return result
 
     monkeypatch.setattr(corpus_module._Request, "make", make)

@@ -319,7 +319,7 @@ def generate(
 
     parts = mix or ((model, 1.0),)
     writer = Writer([(open_model(name, which), weight) for name, weight in parts])
-    rules = dataclasses.replace(rules, stops=[writer.voice.clean(stop) for stop in stops])
+    rules = writer.voice.clean_stops(rules)
     sampling = writer.sampling(**given)
     if not quiet:
         _introduce(writer, rules, sampling, given)
